@@ -1,0 +1,752 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * ksm_util.c - what the test programs share: the device, patterns, page frames,
+ * helper processes. See ksm_util.h.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ksm_util.h"
+
+#define SYSFS_DIR "/sys/class/misc/ksm"
+
+void ksm_die(const char *fmt, ...)
+{
+	va_list ap;
+
+	fflush(stdout);
+	fputs("# ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	/* Not exit(): the atexit handlers belong to the parent of this fork. */
+	_exit(1);
+}
+
+/* ---- the device ---- */
+
+int ksm_open(void)
+{
+	int fd = open("/dev/ksm", O_RDWR);
+
+	if (fd < 0)
+		ksm_die("cannot open /dev/ksm: %s; load ksmdev.ko and run the tests as root",
+			strerror(errno));
+	return fd;
+}
+
+void ksm_begin(struct ksm *k)
+{
+	k->dev = ksm_open();
+	k->scan = ioctl(k->dev, KSM_CREATE_SCAN);
+	if (k->scan < 0)
+		ksm_die("KSM_CREATE_SCAN: %s; see the kernel log", strerror(errno));
+	if (ksm_stop(k->dev))
+		ksm_die("cannot stop kksmd; run the tests as root");
+	if (!ksm_wait_no_regions(k))
+		ksm_die("%lld regions are registered; stop the programs that use /dev/ksm",
+			ksm_stat("regions"));
+	/* The last mapper's exit may still be on its way in another CPU. */
+	for (int i = 0; i < 50 && ksm_stat("pages_shared"); i++)
+		usleep(20000);
+	if (ksm_stat("pages_shared"))
+		ksm_die("%lld shared pages are mapped; stop the programs that use /dev/ksm",
+			ksm_stat("pages_shared"));
+}
+
+void ksm_finish(struct ksm *k)
+{
+	if (ksm_stop(k->dev))
+		ksm_die("cannot stop kksmd; run the tests as root");
+	close(k->scan);
+	close(k->dev);
+}
+
+int ksm_area(const struct ksm *k)
+{
+	int fd = ioctl(k->dev, KSM_CREATE_SHARED_MEMORY_AREA);
+
+	if (fd < 0)
+		ksm_die("KSM_CREATE_SHARED_MEMORY_AREA: %s; see the kernel log",
+			strerror(errno));
+	return fd;
+}
+
+int ksm_register(int area, const void *addr, size_t npages)
+{
+	struct ksm_memory_region region = {
+		.npages = npages,
+		.addr = (uintptr_t)addr,
+	};
+
+	return ioctl(area, KSM_REGISTER_MEMORY_REGION, &region) ? -errno : 0;
+}
+
+int ksm_remove(int area)
+{
+	return ioctl(area, KSM_REMOVE_MEMORY_REGION) ? -errno : 0;
+}
+
+int ksm_unmerge(int area)
+{
+	return ioctl(area, KSM_UNMERGE) ? -errno : 0;
+}
+
+int ksm_scan(int scan_fd, uint64_t pages)
+{
+	while (pages) {
+		struct ksm_user_scan scan = {
+			.pages_to_scan = pages > 1U << 30 ? 1U << 30 : pages,
+		};
+		int ret;
+
+		do
+			ret = ioctl(scan_fd, KSM_SCAN, &scan);
+		while (ret && errno == EINTR);
+		if (ret)
+			return -errno;
+		pages -= scan.pages_to_scan;
+	}
+	return 0;
+}
+
+int ksm_start(int dev, uint32_t pages, uint32_t max_merge, uint32_t sleep_us)
+{
+	struct ksm_kthread_info info = {
+		.sleep = sleep_us,
+		.pages_to_scan = pages,
+		.max_pages_to_merge = max_merge,
+		.flags = ksm_control_flags_run,
+	};
+
+	return ioctl(dev, KSM_START_STOP_KTHREAD, &info) ? -errno : 0;
+}
+
+int ksm_stop(int dev)
+{
+	struct ksm_kthread_info info = { .flags = 0 };
+
+	return ioctl(dev, KSM_START_STOP_KTHREAD, &info) ? -errno : 0;
+}
+
+void ksm_passes(const struct ksm *k, unsigned int passes)
+{
+	int ret = ksm_scan(k->scan, passes * ksm_stat("pages_registered"));
+
+	if (ret)
+		ksm_die("KSM_SCAN: %s; see the kernel log", strerror(-ret));
+}
+
+void ksm_merge_all(const struct ksm *k)
+{
+	ksm_passes(k, 4);
+}
+
+bool ksm_wait_no_regions(const struct ksm *k)
+{
+	for (int i = 0; i < 100; i++) {
+		if (!ksm_stat("regions"))
+			return true;
+		ksm_passes(k, 1);
+		usleep(20000);
+	}
+	return false;
+}
+
+long long ksm_stat(const char *name)
+{
+	char path[128], buf[64], *end;
+	ssize_t len;
+	long long value;
+	int fd;
+
+	snprintf(path, sizeof(path), SYSFS_DIR "/%s", name);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		ksm_die("cannot open %s: %s; load ksmdev.ko", path, strerror(errno));
+	len = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	if (len <= 0)
+		ksm_die("cannot read %s: %s; see the kernel log", path, strerror(errno));
+	buf[len] = '\0';
+	value = strtoll(buf, &end, 10);
+	if (end == buf || *end != '\n')
+		ksm_die("%s holds \"%s\" and not one number; mend the driver", path, buf);
+	return value;
+}
+
+/* The number after "NAME:" in a file of such lines; false if there is none. */
+static bool find_value(const char *path, const char *name, long long *value)
+{
+	size_t len = strlen(name);
+	char line[512];
+	bool found = false;
+	FILE *f = fopen(path, "re");
+
+	if (!f)
+		ksm_die("cannot open %s: %s; is /proc mounted?", path, strerror(errno));
+	while (!found && fgets(line, sizeof(line), f)) {
+		if (!strncmp(line, name, len) && line[len] == ':') {
+			*value = strtoll(line + len + 1, NULL, 10);
+			found = true;
+		}
+	}
+	fclose(f);
+	return found;
+}
+
+long long ksm_fdinfo(int fd, const char *name)
+{
+	char path[64];
+	long long value;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	if (!find_value(path, name, &value))
+		ksm_die("%s has no line \"%s:\"; mend the driver", path, name);
+	return value;
+}
+
+/* ---- memory ---- */
+
+void *ksm_mmap(size_t npages)
+{
+	/*
+	 * A page without access on either side keeps the kernel from merging the
+	 * VMA with a neighbour, whose flags it would then take over.
+	 */
+	char *p = mmap(NULL, (npages + 2) * PGSZ, PROT_NONE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED || mprotect(p + PGSZ, npages * PGSZ, PROT_READ | PROT_WRITE))
+		ksm_die("cannot map %zu pages: %s; give the VM more memory (--mem)",
+			npages, strerror(errno));
+	if (madvise(p + PGSZ, npages * PGSZ, MADV_NOHUGEPAGE) && errno != EINVAL)
+		ksm_die("MADV_NOHUGEPAGE: %s", strerror(errno));
+	return p + PGSZ;
+}
+
+/* The finalizer of splitmix64: neighbouring inputs give unrelated outputs. */
+static uint64_t mix(uint64_t x)
+{
+	x += 0x9e3779b97f4a7c15ULL;
+	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+	x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+	return x ^ (x >> 31);
+}
+
+static uint64_t page_key(uint64_t seed, uint64_t index)
+{
+	return mix(mix(seed) ^ index);
+}
+
+#define WORD_STEP 0x9e3779b97f4a7c15ULL
+
+void ksm_fill_page(void *page, uint64_t seed, uint64_t index)
+{
+	uint64_t *word = page, value = page_key(seed, index);
+
+	for (size_t i = 0; i < PGSZ / sizeof(*word); i++, value += WORD_STEP)
+		word[i] = value;
+}
+
+bool ksm_page_is(const void *page, uint64_t seed, uint64_t index)
+{
+	const uint64_t *word = page;
+	uint64_t value = page_key(seed, index);
+
+	for (size_t i = 0; i < PGSZ / sizeof(*word); i++, value += WORD_STEP)
+		if (word[i] != value)
+			return false;
+	return true;
+}
+
+bool ksm_page_is_zero(const void *page)
+{
+	const uint64_t *word = page;
+
+	for (size_t i = 0; i < PGSZ / sizeof(*word); i++)
+		if (word[i])
+			return false;
+	return true;
+}
+
+void ksm_fill(void *addr, size_t npages, uint64_t seed)
+{
+	for (size_t i = 0; i < npages; i++)
+		ksm_fill_page(ksm_page(addr, i), seed, i);
+}
+
+size_t ksm_wrong(const void *addr, size_t npages, uint64_t seed)
+{
+	size_t wrong = 0;
+
+	for (size_t i = 0; i < npages; i++)
+		wrong += !ksm_page_is(ksm_page(addr, i), seed, i);
+	return wrong;
+}
+
+void ksm_fill_same(void *addr, size_t npages, uint64_t seed)
+{
+	for (size_t i = 0; i < npages; i++)
+		ksm_fill_page(ksm_page(addr, i), seed, 0);
+}
+
+size_t ksm_wrong_same(const void *addr, size_t npages, uint64_t seed)
+{
+	size_t wrong = 0;
+
+	for (size_t i = 0; i < npages; i++)
+		wrong += !ksm_page_is(ksm_page(addr, i), seed, 0);
+	return wrong;
+}
+
+size_t ksm_wrong_zero(const void *addr, size_t npages)
+{
+	size_t wrong = 0;
+
+	for (size_t i = 0; i < npages; i++)
+		wrong += !ksm_page_is_zero(ksm_page(addr, i));
+	return wrong;
+}
+
+/* ---- page frames ---- */
+
+static void read_words(const char *path, uint64_t first, uint64_t *words, size_t n)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	size_t done = 0;
+
+	if (fd < 0)
+		ksm_die("cannot open %s: %s; run the tests as root", path, strerror(errno));
+	while (done < n * sizeof(*words)) {
+		ssize_t len = pread(fd, (char *)words + done,
+				    n * sizeof(*words) - done,
+				    first * sizeof(*words) + done);
+
+		if (len <= 0)
+			ksm_die("cannot read %s: %s; run the tests as root", path,
+				len ? strerror(errno) : "end of file");
+		done += len;
+	}
+	close(fd);
+}
+
+static void read_pagemap(pid_t pid, const void *addr, size_t npages, uint64_t *entries)
+{
+	char path[64] = "/proc/self/pagemap";
+
+	if (pid)
+		snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+	read_words(path, (uintptr_t)addr / PGSZ, entries, npages);
+}
+
+uint64_t ksm_pagemap(pid_t pid, const void *addr)
+{
+	uint64_t entry;
+
+	read_pagemap(pid, addr, 1, &entry);
+	return entry;
+}
+
+void ksm_pfns(pid_t pid, const void *addr, size_t npages, uint64_t *pfns)
+{
+	read_pagemap(pid, addr, npages, pfns);
+	for (size_t i = 0; i < npages; i++) {
+		if (!(pfns[i] & PM_PRESENT)) {
+			pfns[i] = 0;
+			continue;
+		}
+		pfns[i] &= PM_PFN_MASK;
+		if (!pfns[i])
+			ksm_die("pagemap shows no frame numbers; run the tests as root");
+	}
+}
+
+uint64_t ksm_pfn(pid_t pid, const void *addr)
+{
+	uint64_t pfn;
+
+	ksm_pfns(pid, addr, 1, &pfn);
+	return pfn;
+}
+
+static uint64_t *alloc_pfns(size_t npages)
+{
+	uint64_t *pfns = malloc(npages * sizeof(*pfns) + 1);
+
+	if (!pfns)
+		ksm_die("out of memory; give the VM more (--mem)");
+	return pfns;
+}
+
+size_t ksm_same_frames(pid_t pid_a, const void *a, pid_t pid_b, const void *b,
+		       size_t npages)
+{
+	uint64_t *pfns_a = alloc_pfns(npages), *pfns_b = alloc_pfns(npages);
+	size_t same = 0;
+
+	ksm_pfns(pid_a, a, npages, pfns_a);
+	ksm_pfns(pid_b, b, npages, pfns_b);
+	for (size_t i = 0; i < npages; i++)
+		same += pfns_a[i] && pfns_a[i] == pfns_b[i];
+	free(pfns_a);
+	free(pfns_b);
+	return same;
+}
+
+size_t ksm_moved(pid_t pid, const void *addr, size_t npages, const uint64_t *pfns)
+{
+	uint64_t *now = alloc_pfns(npages);
+	size_t moved = 0;
+
+	ksm_pfns(pid, addr, npages, now);
+	for (size_t i = 0; i < npages; i++)
+		moved += now[i] != pfns[i];
+	free(now);
+	return moved;
+}
+
+static int compare_u64(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+size_t ksm_distinct(pid_t pid, const void *addr, size_t npages)
+{
+	uint64_t *pfns = alloc_pfns(npages);
+	size_t distinct = 0;
+
+	ksm_pfns(pid, addr, npages, pfns);
+	qsort(pfns, npages, sizeof(*pfns), compare_u64);
+	for (size_t i = 0; i < npages; i++)
+		distinct += pfns[i] && (!i || pfns[i] != pfns[i - 1]);
+	free(pfns);
+	return distinct;
+}
+
+uint64_t ksm_kpageflags(uint64_t pfn)
+{
+	uint64_t flags;
+
+	read_words("/proc/kpageflags", pfn, &flags, 1);
+	return flags;
+}
+
+bool ksm_pfn_is(uint64_t pfn, int kpf_bit)
+{
+	return pfn && ksm_kpageflags(pfn) >> kpf_bit & 1;
+}
+
+uint64_t ksm_kpagecount(uint64_t pfn)
+{
+	uint64_t count;
+
+	read_words("/proc/kpagecount", pfn, &count, 1);
+	return count;
+}
+
+uint64_t ksm_zero_pfn(void)
+{
+	volatile char *p = ksm_mmap(1);
+	uint64_t pfn;
+
+	/* A read fault on untouched anonymous memory maps the zero page. */
+	(void)*p;
+	pfn = ksm_pfn(0, (void *)p);
+	munmap((char *)p - PGSZ, 3 * PGSZ);
+	if (!ksm_pfn_is(pfn, KPF_BIT_ZERO_PAGE))
+		ksm_die("a read fault did not map the zero page; frame %llx",
+			(unsigned long long)pfn);
+	return pfn;
+}
+
+/* ---- /proc ---- */
+
+int ksm_write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC), err = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+long ksm_meminfo(const char *name)
+{
+	long long kib;
+
+	ksm_write_file("/proc/sys/vm/stat_refresh", "1");
+	if (!find_value("/proc/meminfo", name, &kib))
+		ksm_die("/proc/meminfo has no line \"%s:\"", name);
+	return kib / (PGSZ / 1024);
+}
+
+long ksm_memfree(void)
+{
+	/* Compaction drains the per-CPU free lists; MemFree leaves them out. */
+	ksm_write_file("/proc/sys/vm/compact_memory", "1");
+	return ksm_meminfo("MemFree");
+}
+
+long ksm_status(pid_t pid, const char *name)
+{
+	char path[64];
+	long long kib;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid ? pid : getpid());
+	if (!find_value(path, name, &kib)) {
+		snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", pid ? pid : getpid());
+		if (!find_value(path, name, &kib))
+			ksm_die("%s has no line \"%s:\"", path, name);
+	}
+	return kib / (long)(PGSZ / 1024);
+}
+
+long ksm_smaps(const void *addr, const char *name)
+{
+	size_t len = strlen(name);
+	unsigned long start, end;
+	bool inside = false;
+	char line[512];
+	long value = -1;
+	FILE *f = fopen("/proc/self/smaps", "re");
+
+	if (!f)
+		ksm_die("cannot open /proc/self/smaps: %s", strerror(errno));
+	while (value < 0 && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			inside = (uintptr_t)addr >= start && (uintptr_t)addr < end;
+		else if (inside && !strncmp(line, name, len) && line[len] == ':')
+			value = strtol(line + len + 1, NULL, 10) / (long)(PGSZ / 1024);
+	}
+	fclose(f);
+	if (value < 0)
+		ksm_die("/proc/self/smaps has no \"%s:\" for %p", name, addr);
+	return value;
+}
+
+long ksm_minflt(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+void ksm_shell(const char *fmt, ...)
+{
+	char command[512];
+	va_list ap;
+	int status;
+
+	va_start(ap, fmt);
+	vsnprintf(command, sizeof(command), fmt, ap);
+	va_end(ap);
+	status = system(command);
+	if (status)
+		ksm_die("\"%s\" failed with status %#x; the VM must provide it", command,
+			status);
+}
+
+/* ---- other processes ---- */
+
+struct call {
+	ksm_fn fn;
+	long arg[4];
+};
+
+static bool read_all(int fd, void *buf, size_t size)
+{
+	size_t done = 0;
+
+	while (done < size) {
+		ssize_t len = read(fd, (char *)buf + done, size - done);
+
+		if (len < 0 && errno == EINTR)
+			continue;
+		if (len <= 0)
+			return false;
+		done += len;
+	}
+	return true;
+}
+
+static void __attribute__((noreturn)) serve(int fd)
+{
+	struct call call;
+
+	while (read_all(fd, &call, sizeof(call))) {
+		long result = call.fn(call.arg[0], call.arg[1], call.arg[2], call.arg[3]);
+
+		if (write(fd, &result, sizeof(result)) != sizeof(result))
+			break;
+	}
+	_exit(0);
+}
+
+void ksm_spawn(struct ksm_child *c)
+{
+	pid_t parent = getpid();
+	int fds[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
+		ksm_die("socketpair: %s", strerror(errno));
+	fflush(stdout);
+	fflush(stderr);
+	c->pid = fork();
+	if (c->pid < 0)
+		ksm_die("fork: %s", strerror(errno));
+	if (!c->pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(1);
+		close(fds[0]);
+		serve(fds[1]);
+	}
+	close(fds[1]);
+	c->fd = fds[0];
+}
+
+void ksm_call_start(struct ksm_child *c, ksm_fn fn, long a, long b, long d, long e)
+{
+	struct call call = { .fn = fn, .arg = { a, b, d, e } };
+
+	if (write(c->fd, &call, sizeof(call)) != sizeof(call))
+		ksm_die("helper process %d is gone; see the kernel log", c->pid);
+}
+
+long ksm_call_finish(struct ksm_child *c)
+{
+	long result;
+
+	if (!read_all(c->fd, &result, sizeof(result)))
+		ksm_die("helper process %d died at work; see the kernel log", c->pid);
+	return result;
+}
+
+long ksm_call4(struct ksm_child *c, ksm_fn fn, long a, long b, long d, long e)
+{
+	ksm_call_start(c, fn, a, b, d, e);
+	return ksm_call_finish(c);
+}
+
+static int reap(struct ksm_child *c)
+{
+	int status = -1;
+
+	while (waitpid(c->pid, &status, 0) < 0) {
+		if (errno != EINTR)
+			ksm_die("waitpid(%d): %s", c->pid, strerror(errno));
+	}
+	c->pid = -1;
+	return status;
+}
+
+int ksm_end(struct ksm_child *c)
+{
+	/*
+	 * Children made later hold a copy of this fd, so close() alone would not
+	 * give the child its end of file.
+	 */
+	shutdown(c->fd, SHUT_RDWR);
+	close(c->fd);
+	return reap(c);
+}
+
+int ksm_kill(struct ksm_child *c)
+{
+	kill(c->pid, SIGKILL);
+	close(c->fd);
+	return reap(c);
+}
+
+long ksm_fn_fill(long addr, long npages, long seed, long unused)
+{
+	(void)unused;
+	ksm_fill((void *)addr, npages, seed);
+	return 0;
+}
+
+long ksm_fn_fill_same(long addr, long npages, long seed, long unused)
+{
+	(void)unused;
+	ksm_fill_same((void *)addr, npages, seed);
+	return 0;
+}
+
+long ksm_fn_wrong(long addr, long npages, long seed, long unused)
+{
+	(void)unused;
+	return ksm_wrong((void *)addr, npages, seed);
+}
+
+long ksm_fn_wrong_same(long addr, long npages, long seed, long unused)
+{
+	(void)unused;
+	return ksm_wrong_same((void *)addr, npages, seed);
+}
+
+long ksm_fn_zero(long addr, long npages, long unused, long unused2)
+{
+	(void)unused;
+	(void)unused2;
+	/* Not zero first, so that each page gets a frame of its own. */
+	memset((void *)addr, 1, npages * PGSZ);
+	memset((void *)addr, 0, npages * PGSZ);
+	return 0;
+}
+
+long ksm_fn_wrong_zero(long addr, long npages, long unused, long unused2)
+{
+	(void)unused;
+	(void)unused2;
+	return ksm_wrong_zero((void *)addr, npages);
+}
+
+long ksm_fn_register(long area, long addr, long npages, long unused)
+{
+	(void)unused;
+	return ksm_register(area, (void *)addr, npages);
+}
+
+long ksm_fn_area_register(long dev, long addr, long npages, long unused)
+{
+	int area = ioctl(dev, KSM_CREATE_SHARED_MEMORY_AREA), ret;
+
+	(void)unused;
+	if (area < 0)
+		return -errno;
+	ret = ksm_register(area, (void *)addr, npages);
+	if (ret) {
+		close(area);
+		return ret;
+	}
+	return area;
+}
+
+long ksm_fn_close(long fd, long unused, long unused2, long unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	return close(fd) ? -errno : 0;
+}
