@@ -57,6 +57,8 @@ void ksm_begin(struct ksm *k)
 		ksm_die("KSM_CREATE_SCAN: %s; see the kernel log", strerror(errno));
 	if (ksm_stop(k->dev))
 		ksm_die("cannot stop kksmd; run the tests as root");
+	/* Frames that change for reasons other than ours would confuse the tests. */
+	ksm_write_file("/proc/sys/vm/compaction_proactiveness", "0");
 	if (!ksm_wait_no_regions(k))
 		ksm_die("%lld regions are registered; stop the programs that use /dev/ksm",
 			ksm_stat("regions"));
@@ -502,9 +504,18 @@ long ksm_meminfo(const char *name)
 
 long ksm_memfree(void)
 {
-	/* Compaction drains the per-CPU free lists; MemFree leaves them out. */
-	ksm_write_file("/proc/sys/vm/compact_memory", "1");
-	return ksm_meminfo("MemFree");
+	long pages = ksm_meminfo("MemFree"), count;
+	FILE *f = fopen("/proc/zoneinfo", "re");
+	char line[256];
+
+	if (!f)
+		ksm_die("cannot open /proc/zoneinfo: %s; is /proc mounted?", strerror(errno));
+	/* MemFree leaves out the per-CPU free lists. */
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, " count: %ld", &count) == 1)
+			pages += count;
+	fclose(f);
+	return pages;
 }
 
 long ksm_status(pid_t pid, const char *name)

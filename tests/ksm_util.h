@@ -131,7 +131,7 @@ uint64_t ksm_zero_pfn(void);
 
 /* A value of /proc/meminfo in pages, per-CPU counts folded in. */
 long ksm_meminfo(const char *name);
-/* Free pages, per-CPU lists given back as far as userspace can ask for it. */
+/* Free pages, those in the per-CPU free lists too. */
 long ksm_memfree(void);
 /* A value of /proc/PID/status, or of smaps_rollup if it is not there, in pages. */
 long ksm_status(pid_t pid, const char *name);
