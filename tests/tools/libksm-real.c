@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * libksm-real - libksm as a program sees it, with the device or without
+ *
+ * Compiled as C against the shared library and as C++ against the static one.
+ * Where /dev/ksm cannot be opened, ksm_share() must fail the same way; where
+ * it can, the calls must work.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <libksm.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifdef __cplusplus
+#define LANGUAGE "C++"
+#else
+#define LANGUAGE "C"
+#endif
+
+static int failures;
+
+static void check(int good, const char *what)
+{
+	printf("%s - libksm in " LANGUAGE ": %s\n", good ? "ok" : "not ok", what);
+	if (!good) {
+		printf("# errno %d: %s\n", errno, strerror(errno));
+		failures++;
+	}
+}
+
+static int fails_with(int ret, int err)
+{
+	return ret == -1 && errno == err;
+}
+
+int main(void)
+{
+	size_t size = 1 << 20;
+	int device, device_errno, i, hints = 1;
+	char *p;
+
+	p = (char *)mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED) {
+		perror("mmap: free some memory");
+		return 1;
+	}
+	memset(p, 1, size);
+
+	check(fails_with(ksm_share(p, 0), EINVAL), "an empty buffer is EINVAL");
+	check(fails_with(ksm_share(p + 1, 4096), EINVAL), "a buffer without a whole page is EINVAL");
+	check(fails_with(ksm_share(p, SIZE_MAX), EINVAL), "a buffer that wraps is EINVAL");
+	check(fails_with(ksm_unshare(p), EINVAL), "removing what is not registered is EINVAL");
+	check(fails_with(ksm_unmerge(p), EINVAL), "unmerging what is not registered is EINVAL");
+
+	device = open("/dev/ksm", O_RDWR | O_CLOEXEC);
+	device_errno = errno;
+	if (device < 0) {
+		check(fails_with(ksm_share(p, size), device_errno), "without the device ksm_share() says why");
+		check(fails_with(ksm_unshare(p), EINVAL), "what failed is not registered");
+	} else {
+		close(device);
+		check(!ksm_share(p, size), "a buffer is registered");
+		check(fails_with(ksm_share(p, size), EEXIST), "twice is EEXIST");
+		check(fails_with(ksm_share(p + 4096, 4096), EEXIST), "an overlap is EEXIST");
+		check(!ksm_unmerge(p), "a buffer is unmerged");
+		check(!ksm_unshare(p), "a buffer is removed");
+		check(!ksm_share(p + 1, size - 2), "a buffer that is not aligned is registered");
+		check(!ksm_share(p, 4096), "the page it does not fill is free for another");
+		check(!ksm_unshare(p) && !ksm_unshare(p + 1), "both are removed");
+	}
+
+	for (i = 0; i < 200; i++)
+		if (!ksm_hint(i) || !*ksm_hint(i) || strchr(ksm_hint(i), '\n'))
+			hints = 0;
+	check(hints, "there is a hint of one line for every error");
+	return failures != 0;
+}

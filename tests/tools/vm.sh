@@ -1,0 +1,159 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+# vm.sh - test ksmctl, libksm and fieldmap where /dev/ksm is, as root, in the VM
+#
+#	tests/vm/run --add build/tools --add build/tests/tools -- build/tests/tools/vm.sh
+#
+# busybox sh will do. Prints TAP. Unloads and loads the module, gives /dev/ksm
+# other rights and adds a user: nothing for a machine that has other work.
+# shellcheck disable=SC3043 # busybox sh has local
+set -u
+
+dir=$(cd "$(dirname "$0")" && pwd)
+tools=$(cd "$dir/../../tools" && pwd)
+ksmctl=$tools/ksmctl
+sysfs=/sys/class/misc/ksm
+# shellcheck source=tests/tools/tap.sh
+. "$dir/tap.sh"
+
+# values FILE...: of sysfs, in one line
+values() {
+	(cd $sysfs && cat "$@" | xargs)
+}
+
+# as USER COMMAND...: arguments without spaces
+as() {
+	local user="$1"
+	shift
+	su -s /bin/sh "$user" -c "$*"
+}
+
+# wait_for FILE NUMBER: until this is what sysfs says, a minute at most.
+wait_for() {
+	local i=0
+	while [ "$(values "$1")" -ne "$2" ] && [ $i -lt 60 ]; do
+		sleep 1
+		i=$((i + 1))
+	done
+	equal "$1 becomes $2" "$2" "$(values "$1")"
+}
+
+test_no_module() {
+	rmmod ksmdev || exit 1
+	runs 'ksmctl start: no module' 1 '' 'ksmctl: cannot open /dev/ksm: No such file or directory: *: modprobe ksm' \
+		"$ksmctl" start 1 2 3
+	runs 'ksmctl status: no module' 1 '' 'ksmctl: /sys/class/misc/ksm: No such file or directory: *: modprobe ksm' \
+		"$ksmctl" status
+	runs 'fieldmap: no module' 1 '*' '*: modprobe ksm*' "$tools/fieldmap" --shared 1 --private 0 -t 0
+	run_tap "$dir/libksm-real"
+	modprobe ksm
+	runs 'modprobe ksm is what helps' 0 'flags 0, pages_to_scan 0 npages_merge 0, sleep_time 0' '' "$ksmctl" info
+}
+
+test_kthread() {
+	runs 'ksmctl start: three numbers' 0 'created scanner' '' "$ksmctl" start 100 50 2000
+	runs 'ksmctl info: as started' 0 'flags 1, pages_to_scan 100 npages_merge 50, sleep_time 2000' '' "$ksmctl" info
+	equal 'sysfs: as started' '1 100 50 2000' "$(values run pages_to_scan max_pages_to_merge sleep_us)"
+	runs 'ksmctl start: two numbers' 0 'created scanner' '' "$ksmctl" start 200 3000
+	equal 'sysfs: as started, no limit' '1 200 0 3000' "$(values run pages_to_scan max_pages_to_merge sleep_us)"
+	runs 'ksmctl start: the largest numbers' 0 'created scanner' '' "$ksmctl" start 4294967295 4294967295 4294967295
+	runs 'ksmctl info: the largest numbers' 0 \
+		'flags 1, pages_to_scan 4294967295 npages_merge 4294967295, sleep_time 4294967295' '' "$ksmctl" info
+	runs 'ksmctl start: 0 is refused' 1 '' 'ksmctl: pages_to_scan: "0" *' "$ksmctl" start 0 0 0
+	equal 'a refused start changes nothing' '1 4294967295' "$(values run pages_to_scan)"
+	runs 'ksmctl stop' 0 'stopped scanner' '' "$ksmctl" sto
+	equal 'sysfs: stopped, settings kept' '0 4294967295 4294967295 4294967295' \
+		"$(values run pages_to_scan max_pages_to_merge sleep_us)"
+}
+
+test_rights() {
+	echo 'sim:x:1000:104:sim:/:/bin/sh' >>/etc/passwd
+	equal 'the device is root'\''s' '600 0 0' "$(stat -c '%a %u %g' /dev/ksm)"
+	runs 'nobody: no permission' 1 '' 'ksmctl: cannot open /dev/ksm: Permission denied: *usermod -aG kvm*' \
+		as nobody "$ksmctl" info
+	runs 'nobody: status works all the same' 0 'kksmd *stopped*' '' as nobody "$ksmctl" status
+	# What the udev rule does
+	chgrp kvm /dev/ksm
+	chmod 660 /dev/ksm
+	"$ksmctl" start 10 0 1000 >"$tmp/why"
+	runs 'group kvm: info' 0 'flags 1, pages_to_scan 10 *' '' as sim "$ksmctl" info
+	runs 'group kvm: scan' 0 'scan done, *' '' as sim "$ksmctl" scan 10
+	runs 'group kvm: may not start' 1 '' 'ksmctl: start: Operation not permitted: *CAP_SYS_ADMIN*root' \
+		as sim "$ksmctl" start 20 0 1000
+	runs 'group kvm: may not stop' 1 '' 'ksmctl: stop: Operation not permitted: *CAP_SYS_ADMIN*root' \
+		as sim "$ksmctl" stop
+	equal 'and nothing has changed' '1 10' "$(values run pages_to_scan)"
+	runs 'nobody else' 1 '' '*Permission denied*' as nobody "$ksmctl" info
+	"$ksmctl" stop >"$tmp/why"
+}
+
+# Text, JSON and sysfs say the same while nothing changes.
+test_status() {
+	runs "status $1: JSON" 0 '{*}' '' "$ksmctl" status --json
+	"$dir/json-flat" <"$tmp/out" >"$tmp/flat"
+	runs "status $1: text" 0 'kksmd *' '' "$ksmctl" status
+	equal "status $1: text and JSON agree" "$(cut -d' ' -f2 "$tmp/flat")" \
+		"$(cut -c23-42 "$tmp/out" | tr -d ' ' | sed -e s/running/true/ -e s/stopped/false/)"
+	local name value
+	while read -r name value; do
+		case $name in
+		saved_bytes)
+			equal "status $1: saved_bytes is profit and metadata" "$value" \
+				$(($(values profit_bytes) + $(values metadata_bytes)))
+			;;
+		run)
+			equal "status $1: run" "$(values run)" "$([ "$value" = true ] && echo 1 || echo 0)"
+			;;
+		*)
+			equal "status $1: $name" "$(values "$name")" "$value"
+			;;
+		esac
+	done <"$tmp/flat"
+}
+
+# Three processes with 2 MiB of field map and 1 MiB of their own, shared by
+# scanning by hand.
+test_fieldmap() {
+	local pages=2304 pid status=0
+	"$tools/fieldmap" -n 3 --shared 2 --private 1 --seconds 600 --expect 99 --rewrite 50 >"$tmp/fieldmap" 2>&1 &
+	pid=$!
+	wait_for pages_registered $pages
+	equal 'fieldmap has an area for each buffer' '6 6' "$(values areas regions)"
+	equal 'nothing is shared without a scan' '0 0' "$(values pages_shared pages_sharing)"
+	runs 'ksmctl scan: the first pass merges nothing' 0 'scan done, pages_shared 0, pages_sharing 0, zero_pages 0' '' \
+		"$ksmctl" scan $pages
+	runs 'ksmctl scan: with a limit' 0 'scan done, *' '' "$ksmctl" scan $((4 * pages)) 100
+	values pages_sharing >"$tmp/why"
+	[ "$(cat "$tmp/why")" -gt 0 ] && [ "$(cat "$tmp/why")" -lt 512 ]
+	ok 'the limit ends it early' $?
+	runs 'ksmctl scan: the rest' 0 'scan done, pages_shared 512, pages_sharing 1024, zero_pages 0' '' \
+		"$ksmctl" scan $((4 * pages))
+	test_status 'while shared'
+	wait $pid || status=$?
+	cp "$tmp/fieldmap" "$tmp/why"
+	ok 'fieldmap sees it, and finds every byte right' $status
+	matches 'fieldmap prints the verdict' \
+		'*wrote to 50 %*saved 4.0 MiB of 4.0 MiB possible (100.0 %), every byte verified' "$(cat "$tmp/fieldmap")"
+	wait_for pages_registered 0
+	equal 'nothing is shared in the end' '0 0' "$(values pages_shared pages_sharing)"
+
+	"$ksmctl" start 1000 0 1000 >"$tmp/why"
+	runs 'fieldmap: by kksmd' 0 '*possible (100.0 %), every byte verified' '' \
+		"$tools/fieldmap" -n 2 --shared 4 --private 2 --seconds 100 --expect 100
+	"$ksmctl" stop >"$tmp/why"
+	runs 'fieldmap: fails when nobody scans' 1 '*kksmd is stopped*saved 0.0 MiB of 4.0 MiB*' '*less than the expected 50 %*' \
+		"$tools/fieldmap" -n 2 --shared 4 --private 2 --seconds 2 --expect 50
+}
+
+if [ ! -e /dev/ksm ]; then
+	echo 'not ok 1 - there is no /dev/ksm; load the module: modprobe ksm'
+	exit 1
+fi
+test_no_module
+test_kthread
+test_rights
+test_status 'when idle'
+run_tap "$dir/libksm-real"
+run_tap "$dir/libksm-real-c++"
+test_fieldmap
+tap_done

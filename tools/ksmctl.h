@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * ksmctl.h - what the parts of ksmctl share
+ */
+#ifndef KSMCTL_H
+#define KSMCTL_H
+
+#include <stdint.h>
+
+/* The rows of ksmctl status, in the order in which they are printed. */
+enum row_id {
+	ROW_RUN,
+	ROW_PAGES_TO_SCAN,
+	ROW_MAX_PAGES_TO_MERGE,
+	ROW_SLEEP_US,
+	ROW_AREAS,
+	ROW_REGIONS,
+	ROW_PAGES_REGISTERED,
+	ROW_PAGES_SHARED,
+	ROW_PAGES_SHARING,
+	ROW_ZERO_PAGES,
+	ROW_PAGES_UNSHARED,
+	ROW_PAGES_VOLATILE,
+	ROW_SAVED_BYTES,
+	ROW_METADATA_BYTES,
+	ROW_PROFIT_BYTES,
+	ROW_KERNEL_PAGES,
+	ROW_MAX_KERNEL_PAGES,
+	ROW_PAGES_SCANNED,
+	ROW_PAGES_SKIPPED,
+	ROW_FULL_SCANS,
+	NR_ROWS
+};
+
+#define NO_MEMORY "out of memory; end something else and try again"
+
+/* Print a message to standard error and exit unsuccessfully. */
+void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+void read_rows(const char *root, int64_t values[NR_ROWS]);
+void print_rows(const int64_t values[NR_ROWS]);
+void print_rows_json(const int64_t values[NR_ROWS]);
+
+#endif /* KSMCTL_H */
