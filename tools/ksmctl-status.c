@@ -46,7 +46,8 @@ struct row {
 static const struct row rows[NR_ROWS] = {
 	[ROW_RUN] = { "run", "kksmd", UNIT_RUNNING },
 	[ROW_PAGES_TO_SCAN] = { "pages_to_scan", "scans a round", UNIT_PAGES_VISITED },
-	[ROW_MAX_PAGES_TO_MERGE] = { "max_pages_to_merge", "merges a round", UNIT_PAGES_OR_NO_LIMIT },
+	[ROW_MAX_PAGES_TO_MERGE] = { "max_pages_to_merge", "merges a round",
+				     UNIT_PAGES_OR_NO_LIMIT },
 	[ROW_SLEEP_US] = { "sleep_us", "sleeps between rounds", UNIT_US },
 	[ROW_AREAS] = { "areas", "areas", UNIT_COUNT },
 	[ROW_REGIONS] = { "regions", "regions", UNIT_COUNT },
@@ -90,11 +91,9 @@ static int64_t read_value(const char *dir, const char *name)
 		die(NO_MEMORY);
 	f = fopen(path, "re");
 	if (!f && errno == ENOENT)
-		die("%s: no such file; this ksmctl and the module do not fit together: install both from the same tree",
-		    path);
+		die("%s: no such file: %s", path, ksm_hint(EPROTONOSUPPORT));
 	if (!f)
-		die("cannot open %s: %m; it should be readable for all: look at its mode and at the mount of /sys",
-		    path);
+		die("cannot open %s: %m; look at its mode and at the mount of /sys", path);
 	/* A second line would not fit the format either: it stays unread in text. */
 	text[fread(text, 1, sizeof(text) - 1, f)] = '\0';
 	if (ferror(f))
@@ -102,8 +101,7 @@ static int64_t read_value(const char *dir, const char *name)
 	fclose(f);
 
 	if (parse_value(text, &value))
-		die("%s: not one number; this ksmctl and the module do not fit together: install both from the same tree",
-		    path);
+		die("%s: not one number: %s", path, ksm_hint(EPROTONOSUPPORT));
 	free(path);
 	return value;
 }
@@ -184,7 +182,7 @@ void print_rows_json(const int64_t values[NR_ROWS])
 	object = json_object_new_object();
 	for (i = 0; object && i < NR_ROWS; i++) {
 		if (rows[i].unit == UNIT_RUNNING)
-			value = json_object_new_boolean(values[i]);
+			value = json_object_new_boolean(!!values[i]);
 		else
 			value = json_object_new_int64(values[i]);
 		if (!value || json_object_object_add(object, rows[i].key, value))

@@ -59,12 +59,15 @@ static void do_scan(const struct options *opts);
 
 static const struct verb verbs[] = {
 	{ "start", "PAGES_TO_SCAN [MAX_PAGES_TO_MERGE] SLEEP",
-	  "let the kernel thread visit PAGES_TO_SCAN pages a round, merge at most MAX_PAGES_TO_MERGE of them "
-	  "(0 or left out: no limit), and sleep SLEEP microseconds between rounds; root only",
+	  "let the kernel thread visit PAGES_TO_SCAN pages a round, merge at most "
+	  "MAX_PAGES_TO_MERGE of them (0 or left out: no limit), and sleep SLEEP "
+	  "microseconds between rounds; root only",
 	  2, 3, do_start },
-	{ "stop", "", "stop the kernel thread; what is shared stays shared; root only", 0, 0, do_stop },
+	{ "stop", "", "stop the kernel thread; what is shared stays shared; root only",
+	  0, 0, do_stop },
 	{ "info", "", "show the kernel thread's settings", 0, 0, do_info },
-	{ "status", "", "show what is registered, shared, saved, and whether the kernel thread runs",
+	{ "status", "",
+	  "show what is registered, shared, saved, and whether the kernel thread runs",
 	  0, 0, do_status },
 	{ "scan", "PAGES_TO_SCAN [MAX_PAGES_TO_MERGE]",
 	  "visit that many pages now, by this program instead of the kernel thread", 1, 2, do_scan },
@@ -94,7 +97,7 @@ static void close_stdout(void)
 
 	if (!fclose(stdout) && !failed)
 		return;
-	fprintf(stderr, "%s: cannot write to standard output: %m; look at where it is redirected to\n",
+	fprintf(stderr, "%s: cannot write to standard output: %m; look where it goes to\n",
 		program_invocation_short_name);
 	_exit(EXIT_FAILURE);
 }
@@ -134,7 +137,8 @@ static unsigned int parse_number(const char *name, const char *text, unsigned in
 
 	errno = 0;
 	value = strtoull(text, &end, 10);
-	if (text[strspn(text, "0123456789")] || end == text || errno || value < min || value > UINT32_MAX)
+	if (text[strspn(text, "0123456789")] || end == text || errno ||
+	    value < min || value > UINT32_MAX)
 		die("%s: \"%s\" is not a whole number from %u to %u", name, text, min, UINT32_MAX);
 	return value;
 }
@@ -153,8 +157,8 @@ static int open_device(const struct options *opts)
 	if (version < 0)
 		die("%s does not answer as the ksm device does: %m: %s", path, ksm_hint(errno));
 	if (version != KSM_API_VERSION)
-		die("%s speaks version %d of the interface, this program version %d: %s", path, version,
-		    KSM_API_VERSION, ksm_hint(EPROTONOSUPPORT));
+		die("%s speaks version %d of the interface, this program version %d: %s",
+		    path, version, KSM_API_VERSION, ksm_hint(EPROTONOSUPPORT));
 	free(path);
 	return fd;
 }
@@ -178,7 +182,8 @@ static void do_start(const struct options *opts)
 	int three = opts->nr_args == 3;
 	struct ksm_kthread_info info = {
 		.pages_to_scan = parse_number("pages_to_scan", opts->args[0], 1),
-		.max_pages_to_merge = three ? parse_number("max_pages_to_merge", opts->args[1], 0) : 0,
+		.max_pages_to_merge =
+			three ? parse_number("max_pages_to_merge", opts->args[1], 0) : 0,
 		.sleep = parse_number("sleep", opts->args[opts->nr_args - 1], 0),
 		.flags = ksm_control_flags_run,
 	};
@@ -203,8 +208,8 @@ static void do_info(const struct options *opts)
 	if (ioctl(fd, KSM_GET_INFO_KTHREAD, &info) < 0)
 		die("info: %m: %s", ksm_hint(errno));
 	close(fd);
-	printf("flags %u, pages_to_scan %u npages_merge %u, sleep_time %u\n", info.flags, info.pages_to_scan,
-	       info.max_pages_to_merge, info.sleep);
+	printf("flags %u, pages_to_scan %u npages_merge %u, sleep_time %u\n",
+	       info.flags, info.pages_to_scan, info.max_pages_to_merge, info.sleep);
 }
 
 static void do_status(const struct options *opts)
@@ -220,10 +225,11 @@ static void do_status(const struct options *opts)
 
 static void do_scan(const struct options *opts)
 {
+	int two = opts->nr_args == 2;
 	struct ksm_user_scan scan = {
 		.pages_to_scan = parse_number("pages_to_scan", opts->args[0], 1),
-		.max_pages_to_merge = opts->nr_args > 1 ?
-				      parse_number("max_pages_to_merge", opts->args[1], 0) : 0,
+		.max_pages_to_merge =
+			two ? parse_number("max_pages_to_merge", opts->args[1], 0) : 0,
 	};
 	int64_t values[NR_ROWS];
 	int fd, scan_fd, ret;
@@ -291,8 +297,8 @@ static char *help_filter(int key, const char *text, void *input)
 		return (char *)text;
 	fputs("Verbs:\n", f);
 	for (i = 0; i < NR_VERBS; i++)
-		fprintf(f, "\n%s%s%s\n%s\n", verbs[i].name, *verbs[i].args ? " " : "", verbs[i].args,
-			verbs[i].help);
+		fprintf(f, "\n%s%s%s\n%s\n", verbs[i].name, *verbs[i].args ? " " : "",
+			verbs[i].args, verbs[i].help);
 	fprintf(f, "\n%s", text);
 	fclose(f);
 	return help;

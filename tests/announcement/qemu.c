@@ -37,7 +37,8 @@ int main(void)
 {
 	int r;
 
-	phys_ram_base = mmap(NULL, phys_ram_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	phys_ram_base = mmap(NULL, phys_ram_size, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (phys_ram_base == MAP_FAILED) {
 		perror("qemu: mmap: give the machine more memory");
 		return 1;
@@ -46,7 +47,8 @@ int main(void)
 
 	r = ksm_register_memory();
 	if (r) {
-		fprintf(stderr, "qemu: ksm_register_memory() returned %d: %m: is the module loaded (modprobe ksm)?\n", r);
+		fprintf(stderr, "qemu: ksm_register_memory() returned %d: %m: try modprobe ksm\n",
+			r);
 		return 1;
 	}
 	printf("registered %lu pages\n", phys_ram_size / TARGET_PAGE_SIZE);
@@ -56,7 +58,8 @@ int main(void)
 	getchar();
 	for (ram_addr_t i = 0; i < phys_ram_size; i++) {
 		if (phys_ram_base[i] != 0x5a) {
-			fprintf(stderr, "qemu: byte %lu is wrong: please report it with the kernel log\n", i);
+			fprintf(stderr, "qemu: byte %lu is wrong: report it with the kernel log\n",
+				i);
 			return 1;
 		}
 	}

@@ -38,7 +38,8 @@ int main(void)
 		return 1;
 	}
 	json_object_object_foreach(object, key, value) {
-		if (!json_object_is_type(value, json_type_int) && !json_object_is_type(value, json_type_boolean)) {
+		if (!json_object_is_type(value, json_type_int) &&
+		    !json_object_is_type(value, json_type_boolean)) {
 			fprintf(stderr, "json-flat: %s is neither an integer nor a boolean\n", key);
 			return 1;
 		}

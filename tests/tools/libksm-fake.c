@@ -142,7 +142,8 @@ static void test_rounding(char *p)
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		memset(&region, 0xff, sizeof(region));
 		good &= !ksm_share(p + cases[i].offset, cases[i].len);
-		good &= region.addr == (uintptr_t)p + cases[i].start && region.npages == cases[i].npages;
+		good &= region.addr == (uintptr_t)p + cases[i].start &&
+			region.npages == cases[i].npages;
 		good &= !ksm_unshare(p + cases[i].offset);
 	}
 	check(good, "the whole pages inside the buffer are registered");
@@ -210,7 +211,8 @@ static void test_fds(char *p)
 	check(open_flags == (O_RDWR | O_CLOEXEC) && fcntl(a, F_GETFD) == FD_CLOEXEC &&
 	      fcntl(b, F_GETFD) == FD_CLOEXEC, "all are closed on exec");
 
-	check(!ksm_unmerge(p) && last_unmerged == a && !ksm_unmerge(p + 4096) && last_unmerged == b,
+	check(!ksm_unmerge(p) && last_unmerged == a &&
+	      !ksm_unmerge(p + 4096) && last_unmerged == b,
 	      "ksm_unmerge() takes the buffer's own area");
 	check(!ksm_unshare(p) && last_removed == a && fcntl(a, F_GETFD) < 0 && fcntl(b, F_GETFD) >= 0,
 	      "ksm_unshare() removes and closes the buffer's own area");
@@ -227,7 +229,8 @@ static int child(char *p, int area, int before)
 		bad |= 1;
 	removes = 0;
 	unmerges = 0;
-	if (!fails_with(ksm_unshare(p), EINVAL) || !fails_with(ksm_unmerge(p), EINVAL) || removes || unmerges)
+	if (!fails_with(ksm_unshare(p), EINVAL) || !fails_with(ksm_unmerge(p), EINVAL) ||
+	    removes || unmerges)
 		bad |= 2;
 	if (ksm_share(p, 4096) || ksm_unshare(p) || removes != 1)
 		bad |= 4;

@@ -59,7 +59,8 @@ int main(void)
 	device = open("/dev/ksm", O_RDWR | O_CLOEXEC);
 	device_errno = errno;
 	if (device < 0) {
-		check(fails_with(ksm_share(p, size), device_errno), "without the device ksm_share() says why");
+		check(fails_with(ksm_share(p, size), device_errno),
+		      "without the device ksm_share() says why");
 		check(fails_with(ksm_unshare(p), EINVAL), "what failed is not registered");
 	} else {
 		close(device);

@@ -121,7 +121,8 @@ static int64_t fill(struct sim *sim)
 	for (i = 0; i < conf.shared / page_size; i++)
 		make_page((void *)(sim->base + i * page_size), map_seed(sim, i), i);
 	for (i = 0; i < conf.private / page_size; i++)
-		make_page((void *)(sim->base + conf.shared + i * page_size), private_seed(sim), i);
+		make_page((void *)(sim->base + conf.shared + i * page_size),
+			  private_seed(sim), i);
 	return 0;
 }
 
@@ -137,7 +138,8 @@ static int64_t register_both(struct sim *sim)
 /* Add up Pss of the mappings between @sim's two guard pages. */
 static int64_t pss(const struct sim *sim)
 {
-	unsigned long from = (unsigned long)sim->base, to = from + conf.shared + conf.private;
+	unsigned long from = (unsigned long)sim->base;
+	unsigned long to = from + conf.shared + conf.private;
 	unsigned long start, end;
 	int64_t total = 0;
 	int inside = 0;
@@ -159,8 +161,8 @@ static int64_t pss(const struct sim *sim)
 }
 
 /* Return whether page @index at @page is what it should be; complain otherwise. */
-static int page_is_right(const struct sim *sim, const char *what, const char *page, uint64_t seed,
-			 size_t index)
+static int page_is_right(const struct sim *sim, const char *what, const char *page,
+			 uint64_t seed, size_t index)
 {
 	static uint64_t *expected;
 
@@ -171,7 +173,7 @@ static int page_is_right(const struct sim *sim, const char *what, const char *pa
 	make_page(expected, seed, index);
 	if (!memcmp(expected, page, page_size))
 		return 1;
-	fprintf(stderr, "process %zu: page %zu of its %s is wrong: please report it with the kernel log\n",
+	fprintf(stderr, "process %zu: page %zu of its %s is wrong: report it with the kernel log\n",
 		sim->rank, index, what);
 	return 0;
 }
@@ -182,9 +184,11 @@ static int64_t verify(const struct sim *sim)
 	size_t i;
 
 	for (i = 0; i < conf.shared / page_size; i++)
-		wrong += !page_is_right(sim, "field map", sim->base + i * page_size, map_seed(sim, i), i);
+		wrong += !page_is_right(sim, "field map", sim->base + i * page_size,
+					map_seed(sim, i), i);
 	for (i = 0; i < conf.private / page_size; i++)
-		wrong += !page_is_right(sim, "private data", sim->base + conf.shared + i * page_size,
+		wrong += !page_is_right(sim, "private data",
+					sim->base + conf.shared + i * page_size,
 					private_seed(sim), i);
 	return wrong;
 }
@@ -242,10 +246,10 @@ static void start_processes(void)
 
 	for (i = 0; i < conf.processes; i++) {
 		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
-			fail("socketpair", "ask for fewer --processes, or raise the limit (ulimit -n)");
+			fail("socketpair", "ask for fewer --processes, or raise ulimit -n");
 		pid = fork();
 		if (pid < 0)
-			fail("fork", "ask for fewer --processes, or raise the limit (ulimit -u)");
+			fail("fork", "ask for fewer --processes, or raise ulimit -u");
 		if (!pid) {
 			/* Or a process would not notice that the parent is gone. */
 			for (j = 0; j < i; j++)
@@ -281,7 +285,7 @@ static int64_t tell_all(enum command cmd)
 	return sum;
 
 err_gone:
-	fprintf(stderr, "%s: process %zu ended early: see above, or the kernel log if it was killed\n",
+	fprintf(stderr, "%s: process %zu ended early: see above, or else the kernel log\n",
 		program_invocation_short_name, i);
 	exit(EXIT_FAILURE);
 }
@@ -332,11 +336,12 @@ static void watch(double possible)
 	double goal = possible * (conf.expect ? conf.expect : 100) / 100;
 
 	if (!read_number(SYSFS_DIR "run", ""))
-		puts("kksmd is stopped, nothing is scanned until somebody calls: ksmctl start 1000 0 1000");
+		puts("kksmd is stopped, so nobody scans; as root: ksmctl start 1000 0 1000");
 	while (!stop_waiting) {
 		sharing = read_number(SYSFS_DIR "pages_sharing", "");
 		saved = (double)(sharing - before) * page_size;
-		printf("%5.1f s  free %8.1f MiB  shared pages %7" PRId64 "  saved %8.1f MiB (%5.1f %%)\n",
+		printf("%5.1f s  free %8.1f MiB  shared pages %7" PRId64
+		       "  saved %8.1f MiB (%5.1f %%)\n",
 		       now() - start, read_number("/proc/meminfo", "MemFree:") / 1024.0,
 		       read_number(SYSFS_DIR "pages_shared", ""), saved / MIB,
 		       possible ? 100 * saved / possible : 0);
@@ -347,15 +352,18 @@ static void watch(double possible)
 	}
 }
 
-static long parse_number(struct argp_state *state, const char *name, const char *text, long min, long max)
+static long parse_number(struct argp_state *state, const char *name, const char *text,
+			 long min, long max)
 {
 	char *end;
 	long value;
 
 	errno = 0;
 	value = strtol(text, &end, 10);
-	if (text[strspn(text, "0123456789")] || end == text || errno || value < min || value > max)
-		argp_error(state, "--%s: \"%s\" is not a whole number from %ld to %ld", name, text, min, max);
+	if (text[strspn(text, "0123456789")] || end == text || errno ||
+	    value < min || value > max)
+		argp_error(state, "--%s: \"%s\" is not a whole number from %ld to %ld",
+			   name, text, min, max);
 	return value;
 }
 
@@ -396,9 +404,12 @@ static const struct argp_option argp_options[] = {
 	{ "processes", 'n', "N", 0, "number of processes (4)", 0 },
 	{ "shared", 's', "MIB", 0, "size of the field map, which is the same in each (64)", 0 },
 	{ "private", 'p', "MIB", 0, "size of the data that each has for itself (32)", 0 },
-	{ "seconds", 't', "S", 0, "wait so long at most for the sharing (60); Ctrl-C ends the wait", 0 },
-	{ "expect", 'e', "PERCENT", 0, "wait no longer than until so much of the possible is saved, and fail if it is not", 0 },
-	{ "rewrite", 'r', "PERCENT", 0, "then write to so much of the field map in each process, and verify again", 0 },
+	{ "seconds", 't', "S", 0,
+	  "wait so long at most for the sharing (60); Ctrl-C ends the wait", 0 },
+	{ "expect", 'e', "PERCENT", 0,
+	  "stop waiting once so much of the possible is saved; fail if it never is", 0 },
+	{ "rewrite", 'r', "PERCENT", 0,
+	  "then write to so much of the field map in each process, and verify again", 0 },
 	{ "seed", 'x', "N", 0, "of the pseudo-random numbers (2008)", 0 },
 	{ 0 }
 };
@@ -406,8 +417,9 @@ static const struct argp_option argp_options[] = {
 static const struct argp argp = {
 	.options = argp_options,
 	.parser = parse_option,
-	.doc = "Start processes that hold the same field map, register it with /dev/ksm, show what sharing it saves, "
-	       "and verify every byte.\vExit status: 0 done, 1 failed, 2 wrong usage.",
+	.doc = "Start processes that hold the same field map, register it with /dev/ksm, "
+	       "show what sharing it saves, and verify every byte."
+	       "\vExit status: 0 done, 1 failed, 2 wrong usage.",
 };
 
 const char *argp_program_version = "fieldmap " KSMDEV_VERSION;
@@ -425,8 +437,8 @@ int main(int argc, char **argv)
 	page_size = sysconf(_SC_PAGESIZE);
 	possible = (double)(conf.processes - 1) * conf.shared;
 
-	printf("%zu processes, each with a field map of %.0f MiB and %.0f MiB of its own\n", conf.processes,
-	       conf.shared / MIB, conf.private / MIB);
+	printf("%zu processes, each with a field map of %.0f MiB and %.0f MiB of its own\n",
+	       conf.processes, conf.shared / MIB, conf.private / MIB);
 	start_processes();
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
@@ -445,7 +457,8 @@ int main(int argc, char **argv)
 	}
 
 	percent = possible ? 100 * saved / possible : 100;
-	printf("saved %.1f MiB of %.1f MiB possible (%.1f %%), ", saved / MIB, possible / MIB, percent);
+	printf("saved %.1f MiB of %.1f MiB possible (%.1f %%), ",
+	       saved / MIB, possible / MIB, percent);
 	if (wrong)
 		printf("%" PRId64 " PAGES ARE WRONG\n", wrong);
 	else
@@ -454,7 +467,8 @@ int main(int argc, char **argv)
 		fail("standard output", "look at where it is redirected to");
 
 	if (percent < conf.expect)
-		fprintf(stderr, "%s: less than the expected %ld %%: is kksmd running (ksmctl status), and long enough (--seconds)?\n",
+		fprintf(stderr,
+			"%s: less than the expected %ld %%: see ksmctl status, or wait longer (--seconds)\n",
 			program_invocation_short_name, conf.expect);
 	return wrong || percent < conf.expect ? EXIT_FAILURE : EXIT_SUCCESS;
 }

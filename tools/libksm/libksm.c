@@ -283,14 +283,14 @@ EXPORT const char *ksm_hint(int err)
 	case ENXIO:
 		return "the module is not loaded; as root: modprobe ksm";
 	case EACCES:
-		return "run as root, or let root add you to the group that owns /dev/ksm: usermod -aG kvm USER, then log in again";
+		return "be root or in the group that owns it; as root: usermod -aG kvm USER, then log in again";
 	case EPERM:
 		return "not allowed here; run as root and outside of containers that hide devices";
 	case ENOTTY:
 	case EPROTONOSUPPORT:
-		return "this program and the module do not fit together; install both from the same tree, then rmmod ksmdev and modprobe ksm";
+		return "program and module do not fit together; install both from the same tree and reload";
 	case EINVAL:
-		return "give a buffer that holds at least one whole page, and remove it by the same address";
+		return "give a buffer of at least one whole page, and remove it by the same address";
 	case EEXIST:
 		return "the buffer overlaps one that is registered; remove that one first";
 	case ENOSPC:
@@ -299,7 +299,7 @@ EXPORT const char *ksm_hint(int err)
 		return "memory is short; register less, or raise the memory limit of the cgroup";
 	case EMFILE:
 	case ENFILE:
-		return "each buffer takes a file descriptor; register fewer and larger ones, or raise the limit (ulimit -n)";
+		return "each buffer takes a file descriptor; register fewer, or raise ulimit -n";
 	default:
 		return "look for ksmdev in the kernel log (dmesg)";
 	}
