@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * index.c - candidates: pages seen unchanged that have no twin yet
+ *
+ * A hash table whose chains run through the slots themselves: 4 bytes in each
+ * slot link it to the next, and there is one 4-byte bucket for two slots or more.
+ * An entry stays from pass to pass and changes only when its page's contents did,
+ * where mm/ksm.c throws its unstable tree away after every pass.
+ *
+ * Two contents may have the same fingerprint, by chance or by design; so chains
+ * are bounded in how much of them is looked at, and the hash that fingerprints
+ * are taken from is keyed with a random secret.
+ */
+#include <linux/hash.h>
+#include <linux/highmem.h>
+#include <linux/random.h>
+#include <linux/rwsem.h>
+#include <linux/slab.h>
+#include <linux/xxhash.h>
+
+#include "../include/engine.h"
+#include "../include/index.h"
+
+#define INDEX_MIN_BITS	10
+#define INDEX_LOCKS	256
+
+/* How far a chain is followed, in all, for INDEX_TRIES matches. */
+#define INDEX_CHAIN_MAX	64
+
+/* Held for reading around each access, for writing while the table is replaced. */
+static DECLARE_RWSEM(resize_sem);
+static u32 *buckets;
+static unsigned int bucket_bits;
+static spinlock_t bucket_locks[INDEX_LOCKS];
+static u64 hash_secret __read_mostly;
+
+/**
+ * index_hash() - hash a page's contents
+ * @page: a page the caller holds a reference to
+ *
+ * Context: Any.
+ * Return: the keyed hash of what the page holds now.
+ */
+u64 index_hash(struct page *page)
+{
+	void *data = kmap_local_page(page);
+	u64 hash = xxh64(data, PAGE_SIZE, hash_secret);
+
+	kunmap_local(data);
+	return hash;
+}
+
+static u32 bucket_of(u32 fingerprint)
+{
+	return fingerprint & ((1U << bucket_bits) - 1);
+}
+
+static spinlock_t *lock_of(u32 bucket)
+{
+	return &bucket_locks[bucket % INDEX_LOCKS];
+}
+
+static u32 number_of(struct chunk *chunk, unsigned int nr)
+{
+	return chunk->id * CHUNK_SLOTS + nr;
+}
+
+/*
+ * The slot with a number. Only for numbers in a chain whose lock is held: a slot
+ * is taken out of its chain before its chunk can go.
+ */
+static struct slot *slot_of(u32 number)
+{
+	return &chunk_of_linked_slot(number / CHUNK_SLOTS)->slots[number % CHUNK_SLOTS];
+}
+
+static unsigned int wanted_bits(unsigned long slots)
+{
+	unsigned int bits = slots > 1 ? order_base_2(slots) - 1 : 0;
+
+	return clamp_t(unsigned int, bits, INDEX_MIN_BITS, FINGERPRINT_BITS);
+}
+
+static void move_chains(u32 *from, unsigned int from_bits)
+{
+	unsigned long i;
+
+	for (i = 0; i < 1UL << from_bits; i++) {
+		u32 number = from[i];
+
+		while (number) {
+			struct slot *slot = slot_of(number);
+			u32 next = slot->next;
+			u32 bucket = bucket_of(slot->fingerprint);
+
+			slot->next = buckets[bucket];
+			buckets[bucket] = number;
+			number = next;
+		}
+		if (i % 1024 == 0)
+			cond_resched();
+	}
+}
+
+/**
+ * index_resize() - fit the table of candidates to a number of slots
+ * @slots: how many slots there are or will be
+ *
+ * Grows at once, shrinks when it is four times too large.
+ *
+ * Context: May sleep. Charged to the active cgroup.
+ * Return: 0, or -ENOMEM if it had to grow and could not.
+ */
+int index_resize(unsigned long slots)
+{
+	unsigned int bits = wanted_bits(slots);
+	unsigned int old_bits = READ_ONCE(bucket_bits);
+	u32 *new, *old = NULL;
+
+	if (bits <= old_bits && bits + 2 >= old_bits)
+		return 0;
+	new = kvcalloc(1UL << bits, sizeof(*new),
+		       GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
+	if (!new)
+		return bits > old_bits ? -ENOMEM : 0;
+
+	down_write(&resize_sem);
+	if (bucket_bits == old_bits) {
+		old = buckets;
+		buckets = new;
+		bucket_bits = bits;
+		move_chains(old, old_bits);
+		new = NULL;
+	}
+	up_write(&resize_sem);
+	kvfree(old);
+	kvfree(new);
+	return 0;
+}
+
+/**
+ * index_insert() - make a slot's page a candidate
+ * @chunk: the chunk
+ * @nr: which slot; its fingerprint is set
+ *
+ * Context: @chunk->lock held.
+ */
+void index_insert(struct chunk *chunk, unsigned int nr)
+{
+	struct slot *slot = &chunk->slots[nr];
+	u32 bucket;
+
+	down_read(&resize_sem);
+	bucket = bucket_of(slot->fingerprint);
+	spin_lock(lock_of(bucket));
+	slot->next = buckets[bucket];
+	buckets[bucket] = number_of(chunk, nr);
+	spin_unlock(lock_of(bucket));
+	up_read(&resize_sem);
+}
+
+/**
+ * index_remove() - a slot's page is no longer a candidate
+ * @chunk: the chunk
+ * @nr: which slot; its fingerprint is still the one it was inserted with
+ *
+ * Context: @chunk->lock held.
+ */
+void index_remove(struct chunk *chunk, unsigned int nr)
+{
+	struct slot *slot = &chunk->slots[nr];
+	u32 number = number_of(chunk, nr);
+	u32 bucket, *link;
+
+	down_read(&resize_sem);
+	bucket = bucket_of(slot->fingerprint);
+	spin_lock(lock_of(bucket));
+	link = &buckets[bucket];
+	while (*link && *link != number)
+		link = &slot_of(*link)->next;
+	if (!WARN_ON_ONCE(!*link))
+		*link = slot->next;
+	spin_unlock(lock_of(bucket));
+	up_read(&resize_sem);
+}
+
+/**
+ * index_find() - candidates whose contents may be those of a page
+ * @fingerprint: the page's
+ * @chunk: its chunk
+ * @nr: its slot, which is not a match
+ * @found: set to the numbers of matching slots
+ *
+ * Context: @chunk->lock held.
+ * Return: how many were found.
+ */
+unsigned int index_find(u32 fingerprint, struct chunk *chunk, unsigned int nr,
+			u32 found[INDEX_TRIES])
+{
+	u32 self = number_of(chunk, nr);
+	unsigned int n = 0, length = 0;
+	u32 bucket, number;
+
+	down_read(&resize_sem);
+	bucket = bucket_of(fingerprint);
+	spin_lock(lock_of(bucket));
+	for (number = buckets[bucket]; number && n < INDEX_TRIES && length < INDEX_CHAIN_MAX;
+	     length++) {
+		struct slot *slot = slot_of(number);
+
+		if (slot->fingerprint == fingerprint && number != self)
+			found[n++] = number;
+		number = slot->next;
+	}
+	spin_unlock(lock_of(bucket));
+	up_read(&resize_sem);
+	return n;
+}
+
+/**
+ * index_bytes() - the memory that the table of candidates takes
+ *
+ * Context: Any.
+ * Return: bytes, without the slots.
+ */
+unsigned long index_bytes(void)
+{
+	return sizeof(*buckets) << READ_ONCE(bucket_bits);
+}
+
+/**
+ * ksmdev_index_init() - set up both indexes
+ *
+ * Context: Module init.
+ * Return: 0 or -ENOMEM.
+ */
+int ksmdev_index_init(void)
+{
+	unsigned int i;
+	int err;
+
+	hash_secret = get_random_u64();
+	for (i = 0; i < INDEX_LOCKS; i++)
+		spin_lock_init(&bucket_locks[i]);
+	bucket_bits = INDEX_MIN_BITS;
+	buckets = kvcalloc(1UL << bucket_bits, sizeof(*buckets), GFP_KERNEL);
+	if (!buckets)
+		return -ENOMEM;
+	err = shared_init();
+	if (err)
+		kvfree(buckets);
+	return err;
+}
+
+/**
+ * ksmdev_index_exit() - free both indexes
+ *
+ * Shared pages that are still mapped live on without us.
+ *
+ * Context: Module exit; no area is left, so no slot is in the index.
+ */
+void ksmdev_index_exit(void)
+{
+	shared_exit();
+	kvfree(buckets);
+}

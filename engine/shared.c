@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * shared.c - the index of shared pages: from a hash to the page that has it
+ *
+ * A resizable hash table whose entries are the struct pages themselves, so that a
+ * shared page costs a bucket and nothing else. The table holds one reference to
+ * each; a lookup gives the caller another; so
+ *
+ *	references = 1 + mappings + those that are just being planned
+ *
+ * and a page with one reference left is of no use to anybody. Such pages are
+ * looked for after each pass, when memory is short, and when an area was closed.
+ *
+ * A page with as many references as KSMDEV_MAX_SHARING allows is full. It stays in
+ * the table, to be counted and freed, under a key that no lookup asks for: its
+ * generation, 0 for the page that new mappings are to use.
+ */
+#include <linux/highmem.h>
+#include <linux/module.h>
+#include <linux/rhashtable.h>
+#include <linux/slab.h>
+#include <linux/workqueue.h>
+
+#include "../include/compat.h"
+#include "../include/index.h"
+#include "../include/stats.h"
+
+struct shared_key {
+	u64 hash;
+	unsigned long generation;
+};
+
+/* Guards changes of the table; lookups go without. */
+static DEFINE_SPINLOCK(shared_lock);
+static struct rhashtable shared_table;
+/* Even, as struct page wants it; 0 is for the pages that are to be found. */
+static unsigned long last_generation;
+static atomic_long_t nr_shared = ATOMIC_LONG_INIT(0);
+static struct shrinker *shared_shrinker;
+
+/* Shared pages cannot be swapped out, so there is a bound. */
+unsigned long ksmdev_max_kernel_pages = ULONG_MAX;
+module_param_named(max_kernel_pages, ksmdev_max_kernel_pages, ulong, 0644);
+MODULE_PARM_DESC(max_kernel_pages,
+		 "how many shared pages there may be; they cannot be swapped (default: a quarter of memory)");
+
+static u32 key_hash(const void *data, u32 len, u32 seed)
+{
+	const struct shared_key *key = data;
+
+	return hash_64(key->hash ^ (u64)key->generation << 32 ^ seed, 32);
+}
+
+static u32 kpage_hash(const void *data, u32 len, u32 seed)
+{
+	const struct ksmdev_kpage *kpage = data;
+	struct shared_key key = { kpage->hash, kpage->generation };
+
+	return key_hash(&key, len, seed);
+}
+
+static int kpage_differs(struct rhashtable_compare_arg *arg, const void *object)
+{
+	const struct shared_key *key = arg->key;
+	const struct ksmdev_kpage *kpage = object;
+
+	return key->hash != kpage->hash || key->generation != kpage->generation;
+}
+
+static const struct rhashtable_params shared_params = {
+	.head_offset = offsetof(struct ksmdev_kpage, node),
+	.key_len = sizeof(struct shared_key),
+	.hashfn = key_hash,
+	.obj_hashfn = kpage_hash,
+	.obj_cmpfn = kpage_differs,
+	.automatic_shrinking = true,
+};
+
+/* The table's reference goes; the page is known to nobody but its mappings. */
+static void shared_drop(struct ksmdev_kpage *kpage)
+{
+	ksmdev_kpage_forget(kpage);
+	atomic_long_dec(&nr_shared);
+	put_page(ksmdev_kpage_page(kpage));
+}
+
+/* The page is full: let lookups find another. */
+static void shared_retire(struct ksmdev_kpage *kpage)
+{
+	spin_lock(&shared_lock);
+	if (!kpage->generation &&
+	    !rhashtable_remove_fast(&shared_table, &kpage->node, shared_params)) {
+		last_generation += 2;
+		WRITE_ONCE(kpage->generation, last_generation);
+		/* Without memory for the table the page lives on uncounted. */
+		if (rhashtable_insert_fast(&shared_table, &kpage->node, shared_params))
+			shared_drop(kpage);
+	}
+	spin_unlock(&shared_lock);
+}
+
+static struct page *lookup(u64 hash)
+{
+	struct shared_key key = { .hash = hash };
+	struct ksmdev_kpage *kpage;
+	struct page *page = NULL;
+	int refs = 0;
+
+	rcu_read_lock();
+	kpage = rhashtable_lookup(&shared_table, &key, shared_params);
+	if (kpage && get_page_unless_zero(ksmdev_kpage_page(kpage))) {
+		page = ksmdev_kpage_page(kpage);
+		refs = page_ref_count(page);
+		if (refs - 1 > KSMDEV_MAX_SHARING)
+			shared_retire(kpage);
+	}
+	rcu_read_unlock();
+
+	/* Of no use when full, and when nobody maps it: it will be freed. */
+	if (page && (refs - 1 > KSMDEV_MAX_SHARING || refs == 2)) {
+		put_page(page);
+		page = NULL;
+	}
+	return page;
+}
+
+/**
+ * shared_find() - the shared page whose contents have a hash
+ * @hash: from index_hash()
+ *
+ * Context: Any.
+ * Return: the page with a reference, or NULL if there is none with room.
+ */
+struct page *shared_find(u64 hash)
+{
+	return lookup(hash);
+}
+
+/* Insert, or find that another scan was faster. */
+static struct page *insert(struct ksmdev_kpage *kpage)
+{
+	struct shared_key key = { .hash = kpage->hash };
+	struct ksmdev_kpage *other;
+
+	spin_lock(&shared_lock);
+	other = rhashtable_lookup_get_insert_key(&shared_table, &key, &kpage->node,
+						 shared_params);
+	spin_unlock(&shared_lock);
+	if (!other) {
+		atomic_long_inc(&nr_shared);
+		return ksmdev_kpage_page(kpage);
+	}
+	ksmdev_kpage_forget(kpage);
+	put_page(ksmdev_kpage_page(kpage));
+	put_page(ksmdev_kpage_page(kpage));
+	return NULL;
+}
+
+/**
+ * shared_create() - make a shared page out of the contents of a page
+ * @mm: whose cgroup is charged
+ * @from: the page to copy
+ * @hash: what its contents hash to
+ *
+ * Context: May sleep for memory.
+ * Return: the page with a reference for the caller; NULL if the bound is reached,
+ * there is no memory, the contents changed, or there is such a page already.
+ */
+struct page *shared_create(struct mm_struct *mm, struct page *from, u64 hash)
+{
+	struct ksmdev_kpage *kpage;
+	struct page *page;
+
+	if (atomic_long_read(&nr_shared) >= READ_ONCE(ksmdev_max_kernel_pages))
+		return NULL;
+	kpage = ksmdev_kpage_alloc(mm, from);
+	if (!kpage)
+		return NULL;
+	page = ksmdev_kpage_page(kpage);
+	kpage->hash = index_hash(page);
+	if (kpage->hash != hash) {
+		ksmdev_kpage_forget(kpage);
+		put_page(page);
+		return NULL;
+	}
+	get_page(page);
+	return insert(kpage);
+}
+
+static void free_unused(struct rcu_head *rcu)
+{
+	struct ksmdev_kpage *kpage = container_of(rcu, struct ksmdev_kpage, rcu);
+	struct page *page = ksmdev_kpage_page(kpage);
+
+	page_ref_unfreeze(page, 1);
+	put_page(page);
+}
+
+/* Free a page that only the table refers to. */
+static bool prune(struct ksmdev_kpage *kpage)
+{
+	struct page *page = ksmdev_kpage_page(kpage);
+
+	if (page_ref_count(page) != 1)
+		return false;
+	spin_lock(&shared_lock);
+	if (!page_ref_freeze(page, 1)) {
+		spin_unlock(&shared_lock);
+		return false;
+	}
+	rhashtable_remove_fast(&shared_table, &kpage->node, shared_params);
+	spin_unlock(&shared_lock);
+	atomic_long_dec(&nr_shared);
+	/* Lookups may stand on this page; its hash and cookie are overwritten. */
+	call_rcu(&kpage->rcu, free_unused);
+	return true;
+}
+
+/*
+ * Call a function for each shared page. Where the table is resized meanwhile,
+ * @restart is called and all pages come again.
+ */
+static void for_each_shared(void (*visit)(struct ksmdev_kpage *kpage, void *data),
+			    void (*restart)(void *data), void *data)
+{
+	struct rhashtable_iter iter;
+	struct ksmdev_kpage *kpage;
+	unsigned int n = 0;
+
+	rhashtable_walk_enter(&shared_table, &iter);
+	rhashtable_walk_start(&iter);
+	while ((kpage = rhashtable_walk_next(&iter))) {
+		if (IS_ERR(kpage)) {
+			restart(data);
+			continue;
+		}
+		visit(kpage, data);
+		if (++n % 256 == 0) {
+			rhashtable_walk_stop(&iter);
+			cond_resched();
+			rhashtable_walk_start(&iter);
+		}
+	}
+	rhashtable_walk_stop(&iter);
+	rhashtable_walk_exit(&iter);
+}
+
+static void prune_one(struct ksmdev_kpage *kpage, void *data)
+{
+	unsigned long *freed = data;
+
+	*freed += prune(kpage);
+}
+
+static void prune_again(void *data)
+{
+	/* What was freed stays freed. */
+}
+
+/**
+ * shared_prune() - free the shared pages that nobody maps
+ *
+ * Context: May sleep.
+ * Return: how many were freed.
+ */
+unsigned long shared_prune(void)
+{
+	unsigned long freed = 0;
+
+	if (atomic_long_read(&nr_shared))
+		for_each_shared(prune_one, prune_again, &freed);
+	return freed;
+}
+
+static void prune_work(struct work_struct *work)
+{
+	shared_prune();
+}
+
+static DECLARE_DELAYED_WORK(prune_later, prune_work);
+
+/**
+ * shared_prune_soon() - free unmapped shared pages in a moment
+ *
+ * Many calls make one walk.
+ *
+ * Context: Any.
+ */
+void shared_prune_soon(void)
+{
+	if (atomic_long_read(&nr_shared))
+		schedule_delayed_work(&prune_later, HZ / 10);
+}
+
+/* How many could be freed is not known without looking at each. */
+static unsigned long shrink_count(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	return atomic_long_read(&nr_shared) ?: SHRINK_EMPTY;
+}
+
+static unsigned long shrink_scan(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	static unsigned long last;
+
+	/* A walk is not cheap, and reclaim asks often. */
+	if (last && time_before(jiffies, READ_ONCE(last) + HZ / 10))
+		return SHRINK_STOP;
+	WRITE_ONCE(last, jiffies | 1);
+	sc->nr_scanned = sc->nr_to_scan;
+	return shared_prune();
+}
+
+static void add_one(struct ksmdev_kpage *kpage, void *data)
+{
+	struct shared_totals *totals = data;
+	unsigned int mapcount = ksmdev_kpage_mapcount(kpage);
+
+	if (mapcount) {
+		totals->shared++;
+		totals->sharing += mapcount - 1;
+	}
+}
+
+static void add_again(void *data)
+{
+	struct shared_totals *totals = data;
+
+	totals->shared = 0;
+	totals->sharing = 0;
+}
+
+/**
+ * shared_totals() - count shared pages and their mappings as they are now
+ * @totals: filled in
+ *
+ * Context: May sleep. Takes some time a shared page.
+ */
+void shared_totals(struct shared_totals *totals)
+{
+	memset(totals, 0, sizeof(*totals));
+	for_each_shared(add_one, add_again, totals);
+	totals->pages = atomic_long_read(&nr_shared);
+	rcu_read_lock();
+	totals->metadata = index_bytes() + sizeof(void *) *
+		rht_dereference_rcu(shared_table.tbl, &shared_table)->size;
+	rcu_read_unlock();
+}
+
+/**
+ * shared_init() - set up the index of shared pages
+ *
+ * Context: Module init.
+ * Return: 0 or -ENOMEM.
+ */
+int shared_init(void)
+{
+	int err;
+
+	if (ksmdev_max_kernel_pages == ULONG_MAX)
+		ksmdev_max_kernel_pages = totalram_pages() / 4;
+
+	err = rhashtable_init(&shared_table, &shared_params);
+	if (err)
+		return err;
+	shared_shrinker = compat_shrinker_alloc("ksmdev");
+	if (!shared_shrinker) {
+		err = -ENOMEM;
+		goto err_table;
+	}
+	shared_shrinker->count_objects = shrink_count;
+	shared_shrinker->scan_objects = shrink_scan;
+	shared_shrinker->seeks = DEFAULT_SEEKS;
+	err = compat_shrinker_register(shared_shrinker, "ksmdev");
+	if (err)
+		goto err_table;
+	return 0;
+
+err_table:
+	rhashtable_destroy(&shared_table);
+	return err;
+}
+
+static void let_go(void *object, void *arg)
+{
+	shared_drop(object);
+}
+
+/**
+ * shared_exit() - forget all shared pages
+ *
+ * Context: Module exit; nothing scans any more. May sleep.
+ */
+void shared_exit(void)
+{
+	compat_shrinker_unregister(shared_shrinker);
+	cancel_delayed_work_sync(&prune_later);
+	/* free_unused() is ours. */
+	rcu_barrier();
+	rhashtable_free_and_destroy(&shared_table, let_go, NULL);
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * stats.c - statistics: one value a file in sysfs, one a line in an area's fdinfo
+ *
+ * Names that /sys/kernel/mm/ksm has mean what they mean there: pages_sharing is
+ * what is saved. What is shared is counted when it is asked for, from the mapping
+ * counts of the shared pages, so it is exact whatever processes did meanwhile; what
+ * is known of unmerged pages is as old as the last visit to each.
+ */
+#include <linux/device.h>
+#include <linux/seq_file.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/sysfs.h>
+
+#include "../include/engine.h"
+#include "../include/scan.h"
+#include "../include/stats.h"
+
+static long profit(long saved_pages, long metadata)
+{
+	return saved_pages * (long)PAGE_SIZE - metadata;
+}
+
+static void read_totals(struct ksmdev_totals *totals)
+{
+	regions_bury_dead();
+	regions_totals(totals);
+}
+
+static void read_shared(struct shared_totals *totals)
+{
+	shared_totals(totals);
+}
+
+/*
+ * Each file: its name, the structure it is read from, and the value in it.
+ */
+#define STAT(name, totals_type, read, format, value)					\
+static ssize_t name##_show(struct device *dev, struct device_attribute *attr, char *buf)\
+{											\
+	struct totals_type t;								\
+											\
+	read(&t);									\
+	return sysfs_emit(buf, format "\n", value);					\
+}											\
+static DEVICE_ATTR_RO(name)
+
+STAT(pages_shared, shared_totals, read_shared, "%lu", t.shared);
+STAT(pages_sharing, shared_totals, read_shared, "%lu", t.sharing);
+STAT(kernel_pages, shared_totals, read_shared, "%lu", t.pages);
+STAT(pages_unshared, ksmdev_totals, read_totals, "%ld", t.slots[SLOT_UNSHARED]);
+STAT(pages_volatile, ksmdev_totals, read_totals, "%ld", t.slots[SLOT_VOLATILE]);
+STAT(zero_pages, ksmdev_totals, read_totals, "%ld", t.slots[SLOT_ZERO]);
+STAT(pages_scanned, ksmdev_totals, read_totals, "%ld", t.scanned);
+STAT(pages_skipped, ksmdev_totals, read_totals, "%ld", t.skipped);
+STAT(areas, ksmdev_totals, read_totals, "%lu", t.areas);
+STAT(regions, ksmdev_totals, read_totals, "%lu", t.regions);
+STAT(pages_registered, ksmdev_totals, read_totals, "%lu", t.pages);
+STAT(run, ksm_kthread_info, ksmdev_kksmd_info, "%u", t.flags & ksm_control_flags_run);
+STAT(pages_to_scan, ksm_kthread_info, ksmdev_kksmd_info, "%u", t.pages_to_scan);
+STAT(max_pages_to_merge, ksm_kthread_info, ksmdev_kksmd_info, "%u", t.max_pages_to_merge);
+STAT(sleep_us, ksm_kthread_info, ksmdev_kksmd_info, "%u", t.sleep);
+
+static ssize_t full_scans_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%lu\n", regions_passes());
+}
+static DEVICE_ATTR_RO(full_scans);
+
+static ssize_t metadata_bytes_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct ksmdev_totals totals;
+	struct shared_totals shared;
+
+	read_totals(&totals);
+	shared_totals(&shared);
+	return sysfs_emit(buf, "%ld\n", totals.metadata + (long)shared.metadata);
+}
+static DEVICE_ATTR_RO(metadata_bytes);
+
+static ssize_t profit_bytes_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	struct ksmdev_totals totals;
+	struct shared_totals shared;
+
+	read_totals(&totals);
+	shared_totals(&shared);
+	return sysfs_emit(buf, "%ld\n",
+			  profit(shared.sharing + totals.slots[SLOT_ZERO],
+				 totals.metadata + shared.metadata));
+}
+static DEVICE_ATTR_RO(profit_bytes);
+
+static ssize_t max_kernel_pages_show(struct device *dev, struct device_attribute *attr,
+				     char *buf)
+{
+	return sysfs_emit(buf, "%lu\n", READ_ONCE(ksmdev_max_kernel_pages));
+}
+
+static ssize_t max_kernel_pages_store(struct device *dev, struct device_attribute *attr,
+				      const char *buf, size_t count)
+{
+	unsigned long pages;
+	int err = kstrtoul(buf, 10, &pages);
+
+	if (err)
+		return err;
+	WRITE_ONCE(ksmdev_max_kernel_pages, pages);
+	return count;
+}
+static DEVICE_ATTR_RW(max_kernel_pages);
+
+static struct attribute *stats_attributes[] = {
+	&dev_attr_pages_shared.attr,
+	&dev_attr_pages_sharing.attr,
+	&dev_attr_pages_unshared.attr,
+	&dev_attr_pages_volatile.attr,
+	&dev_attr_zero_pages.attr,
+	&dev_attr_pages_scanned.attr,
+	&dev_attr_pages_skipped.attr,
+	&dev_attr_full_scans.attr,
+	&dev_attr_kernel_pages.attr,
+	&dev_attr_max_kernel_pages.attr,
+	&dev_attr_metadata_bytes.attr,
+	&dev_attr_profit_bytes.attr,
+	&dev_attr_areas.attr,
+	&dev_attr_regions.attr,
+	&dev_attr_pages_registered.attr,
+	&dev_attr_run.attr,
+	&dev_attr_pages_to_scan.attr,
+	&dev_attr_max_pages_to_merge.attr,
+	&dev_attr_sleep_us.attr,
+	NULL
+};
+
+const struct attribute_group ksmdev_stats_group = {
+	.attrs = stats_attributes,
+};
+
+/* Fractions of pages, in fixed point as in the Pss of /proc/PID/smaps. */
+#define FRACTION_SHIFT 12
+
+struct area_sharing {
+	u64 shared;
+	u64 sharing;
+};
+
+/* How many pages to look at before the mmap lock is let go for a moment. */
+#define SHARING_BATCH 64
+
+/* A page that m ptes map counts 1/m shared and (m-1)/m sharing at each. */
+static void add_sharing(struct area_sharing *sum, const struct ksmdev_found *found)
+{
+	u32 part;
+
+	if (!found->mapcount)
+		return;
+	part = (1U << FRACTION_SHIFT) / found->mapcount;
+	sum->shared += part;
+	sum->sharing += (1U << FRACTION_SHIFT) - part;
+}
+
+static void region_sharing(struct region *region, struct area_sharing *sum)
+{
+	struct ksmdev_found found[SHARING_BATCH];
+	struct mm_struct *mm = region->mm;
+	unsigned long addr, stop;
+	struct vm_area_struct *vma;
+	unsigned int i;
+
+	if (!mmget_not_zero(mm))
+		return;
+	for (addr = region->start; addr < region->end; addr = stop) {
+		unsigned long end = min3(region->end, addr + SHARING_BATCH * PAGE_SIZE,
+					 (addr & ~(CHUNK_SIZE - 1)) + CHUNK_SIZE);
+
+		if (mmap_read_lock_killable(mm))
+			break;
+		vma = region_find_pages(region, addr, end, &stop);
+		if (vma)
+			ksmdev_gather(vma, addr, stop, found);
+		mmap_read_unlock(mm);
+		for (i = 0; vma && addr + i * PAGE_SIZE < stop; i++) {
+			if (found[i].page)
+				put_page(found[i].page);
+			add_sharing(sum, &found[i]);
+		}
+		cond_resched();
+	}
+	mmput_async(mm);
+}
+
+/**
+ * ksmdev_area_show() - print an area's statistics
+ * @m: where to
+ * @area: the area
+ *
+ * Context: Process. Walks the area's page tables.
+ */
+void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area)
+{
+	struct ksmdev_counters *c = &area->counters;
+	struct area_sharing sum = { };
+	struct region *region = NULL;
+	unsigned int nr_regions = 0;
+	unsigned long pages = 0;
+	long zero = atomic_long_read(&c->slots[SLOT_ZERO]);
+	long metadata = atomic_long_read(&c->metadata);
+
+	regions_bury_dead();
+	while ((region = area_next_region(area, region))) {
+		nr_regions++;
+		pages += (region->end - region->start) >> PAGE_SHIFT;
+		region_sharing(region, &sum);
+	}
+	sum.shared >>= FRACTION_SHIFT;
+	sum.sharing >>= FRACTION_SHIFT;
+	seq_printf(m, "regions:\t%u\n", nr_regions);
+	seq_printf(m, "pages_registered:\t%lu\n", pages);
+	seq_printf(m, "pages_shared:\t%llu\n", sum.shared);
+	seq_printf(m, "pages_sharing:\t%llu\n", sum.sharing);
+	seq_printf(m, "pages_unshared:\t%ld\n", atomic_long_read(&c->slots[SLOT_UNSHARED]));
+	seq_printf(m, "pages_volatile:\t%ld\n", atomic_long_read(&c->slots[SLOT_VOLATILE]));
+	seq_printf(m, "zero_pages:\t%ld\n", zero);
+	seq_printf(m, "pages_scanned:\t%ld\n", atomic_long_read(&c->scanned));
+	seq_printf(m, "pages_skipped:\t%ld\n", atomic_long_read(&c->skipped));
+	seq_printf(m, "full_scans:\t%lu\n", regions_passes());
+	seq_printf(m, "kernel_pages:\t%llu\n", sum.shared);
+	seq_printf(m, "max_kernel_pages:\t%lu\n", READ_ONCE(ksmdev_max_kernel_pages));
+	seq_printf(m, "metadata_bytes:\t%ld\n", metadata);
+	seq_printf(m, "profit_bytes:\t%ld\n", profit(sum.sharing + zero, metadata));
+}

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * compat.h - what differs between the kernels this module supports
+ *
+ * The one place for version checks. Each shim takes the name and the shape of
+ * the newest kernel and says when the older ones changed, so that it can be
+ * deleted when the last kernel that needs it is no longer supported.
+ */
+#ifndef KSMDEV_COMPAT_H
+#define KSMDEV_COMPAT_H
+
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pgtable.h>
+#include <linux/rmap.h>
+#include <linux/shrinker.h>
+#include <linux/version.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0) || \
+    LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+#error "ksmdev knows the memory management of Linux 6.1 to 6.12 only"
+#endif
+
+/* 6.6 brought shadow stacks, 6.11 droppable memory: neither may be merged. */
+#ifndef VM_SHADOW_STACK
+#define VM_SHADOW_STACK VM_NONE
+#endif
+#ifndef VM_DROPPABLE
+#define VM_DROPPABLE VM_NONE
+#endif
+
+/* 6.2: rss_stat became per-CPU counters. */
+static inline void compat_add_mm_counter(struct mm_struct *mm, int member, long value)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
+	percpu_counter_add(&mm->rss_stat[member], value);
+#else
+	atomic_long_add(value, &mm->rss_stat.count[member]);
+#endif
+}
+
+/* 6.3: the range no longer names a vma. */
+static inline void compat_notifier_range_init(struct mmu_notifier_range *range,
+					      struct vm_area_struct *vma,
+					      unsigned long start, unsigned long end)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, vma->vm_mm, start, end);
+#else
+	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, vma, vma->vm_mm, start, end);
+#endif
+}
+
+/*
+ * Before 6.3 a NUMA hinting pte remembered in another bit that it
+ * was writable; that bit must go as well.
+ */
+static inline bool compat_pte_may_write(pte_t pte)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+	if (pte_protnone(pte) && pte_savedwrite(pte))
+		return true;
+#endif
+	return pte_write(pte);
+}
+
+static inline pte_t compat_pte_wrprotect(pte_t pte)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+	if (pte_protnone(pte))
+		return pte_clear_savedwrite(pte);
+#endif
+	return pte_wrprotect(pte);
+}
+
+/* 6.8: the page's rmap functions became the folio's. */
+static inline int compat_try_share_anon_rmap(struct page *page)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+	return folio_try_share_anon_rmap_pte(page_folio(page), page);
+#else
+	return page_try_share_anon_rmap(page);
+#endif
+}
+
+/*
+ * FAULT_FLAG_UNSHARE gives back a private copy of any page of a private mapping
+ * since 6.2; before, only of anonymous pages, and a pretended
+ * write does it, as in mm/ksm.c of that time.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
+#define COMPAT_FAULT_UNSHARE	(FAULT_FLAG_UNSHARE | FAULT_FLAG_REMOTE)
+#define COMPAT_UNSHARE_IS_WRITE	false
+#else
+#define COMPAT_FAULT_UNSHARE	(FAULT_FLAG_WRITE | FAULT_FLAG_REMOTE)
+#define COMPAT_UNSHARE_IS_WRITE	true
+#endif
+
+/* 6.7: shrinkers are allocated by the kernel. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+static inline struct shrinker *compat_shrinker_alloc(const char *name)
+{
+	return shrinker_alloc(0, "%s", name);
+}
+
+static inline int compat_shrinker_register(struct shrinker *shrinker, const char *name)
+{
+	shrinker_register(shrinker);
+	return 0;
+}
+
+static inline void compat_shrinker_unregister(struct shrinker *shrinker)
+{
+	shrinker_free(shrinker);
+}
+#else
+static inline struct shrinker *compat_shrinker_alloc(const char *name)
+{
+	return kzalloc(sizeof(struct shrinker), GFP_KERNEL);
+}
+
+static inline int compat_shrinker_register(struct shrinker *shrinker, const char *name)
+{
+	int err = register_shrinker(shrinker, "%s", name);
+
+	if (err)
+		kfree(shrinker);
+	return err;
+}
+
+static inline void compat_shrinker_unregister(struct shrinker *shrinker)
+{
+	unregister_shrinker(shrinker);
+	kfree(shrinker);
+}
+#endif
+
+#endif /* KSMDEV_COMPAT_H */

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * engine.h - what the engine offers to the front door, ksm.c
+ */
+#ifndef KSMDEV_ENGINE_H
+#define KSMDEV_ENGINE_H
+
+#include <linux/types.h>
+
+#include "../ksm.h"
+
+struct attribute_group;
+struct ksmdev_area;
+struct ksmdev_scan;
+struct seq_file;
+
+/* Areas. engine/region.c */
+struct ksmdev_area *ksmdev_area_create(void);
+void ksmdev_area_release(struct ksmdev_area *area);
+int ksmdev_area_register(struct ksmdev_area *area, u64 addr, u64 npages);
+void ksmdev_area_remove_all(struct ksmdev_area *area);
+/* engine/unmerge.c */
+int ksmdev_area_unmerge(struct ksmdev_area *area);
+
+/* Scanning. engine/scan.c */
+struct ksmdev_scan *ksmdev_scan_create(void);
+void ksmdev_scan_destroy(struct ksmdev_scan *scan);
+int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
+		    unsigned long max_merges, bool (*interrupted)(void));
+
+/* The kernel thread. engine/kksmd.c */
+void ksmdev_kksmd_start(const struct ksm_kthread_info *info);
+void ksmdev_kksmd_stop(void);
+void ksmdev_kksmd_info(struct ksm_kthread_info *info);
+void ksmdev_kksmd_wake(void);
+int ksmdev_kksmd_init(void);
+void ksmdev_kksmd_exit(void);
+
+/* Statistics. engine/stats.c */
+extern const struct attribute_group ksmdev_stats_group;
+void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area);
+
+/* Indexes. engine/index.c, engine/shared.c */
+int ksmdev_index_init(void);
+void ksmdev_index_exit(void);
+
+#endif /* KSMDEV_ENGINE_H */

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * region.h - what is registered, and what is known of each page of it
+ *
+ * An area (one fd) holds regions (address ranges of one mm), a region is cut at
+ * 2 MiB boundaries into chunks (one page table each), a chunk has 512 slots, one
+ * for each page. A region is only an address range: what lies beneath it changes,
+ * and nothing here follows that; the scan looks again each time.
+ *
+ * Locks, outermost first:
+ *	regions_lock	the tree of regions, the areas' lists, the cursor
+ *	chunk->lock	a chunk's slots; a scan holds it for one unit of work and
+ *			only tries to get a second one
+ *	mmap lock	only ever tried, and never two at once
+ *	index bucket	leaf
+ * A region that left the tree is dead: its chunks are emptied under their locks
+ * and the struct stays until the last scan that holds a reference lets go.
+ */
+#ifndef KSMDEV_REGION_H
+#define KSMDEV_REGION_H
+
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/rbtree.h>
+#include <linux/sched/mm.h>
+#include <linux/xarray.h>
+
+#define CHUNK_SHIFT	PMD_SHIFT
+#define CHUNK_SIZE	(1UL << CHUNK_SHIFT)
+#define CHUNK_SLOTS	(CHUNK_SIZE >> PAGE_SHIFT)
+
+/**
+ * enum slot_state - what the last scan of a page found
+ * @SLOT_NONE: nothing to merge
+ * @SLOT_VOLATILE: contents seen once, or they changed since
+ * @SLOT_UNSHARED: contents seen unchanged and without a twin; in the index
+ * @SLOT_SHARED: the page maps a shared page
+ * @SLOT_ZERO: we mapped the zero page here
+ * @SLOT_STATES: how many states there are
+ */
+enum slot_state {
+	SLOT_NONE,
+	SLOT_VOLATILE,
+	SLOT_UNSHARED,
+	SLOT_SHARED,
+	SLOT_ZERO,
+	SLOT_STATES,
+};
+
+/* A fingerprint: so many bits of a page's hash. The state takes the rest. */
+#define FINGERPRINT_BITS 28
+
+/**
+ * struct slot - what is known of one page
+ * @state: enum slot_state
+ * @fingerprint: of the contents; valid in SLOT_VOLATILE and SLOT_UNSHARED
+ * @next: number of the next slot in the same bucket of the index, 0 at the end
+ */
+struct slot {
+	u32 state : 32 - FINGERPRINT_BITS;
+	u32 fingerprint : FINGERPRINT_BITS;
+	u32 next;
+};
+
+/**
+ * struct ksmdev_counters - what an area counts
+ * @slots: how many slots are in each state
+ * @scanned: pages visited
+ * @skipped: pages visited whose contents were not read, being known
+ * @metadata: bytes that the area's regions, chunks and slots take
+ */
+struct ksmdev_counters {
+	atomic_long_t slots[SLOT_STATES];
+	atomic_long_t scanned;
+	atomic_long_t skipped;
+	atomic_long_t metadata;
+};
+
+/**
+ * struct ksmdev_area - a shared memory area: one fd's registrations
+ * @ref: one of the fd, one of each region
+ * @node: in the list of all areas
+ * @regions: the area's regions
+ * @nr_regions: how many
+ * @pages: their length together
+ * @counters: for statistics
+ */
+struct ksmdev_area {
+	struct kref ref;
+	struct list_head node;
+	struct list_head regions;
+	unsigned int nr_regions;
+	unsigned long pages;
+	struct ksmdev_counters counters;
+};
+
+/**
+ * struct region - a registered address range
+ * @ref: one while it is in the tree, one of each chunk, one of each user
+ * @node: in the tree of all regions, by mm and address
+ * @in_area: in its area's list
+ * @area: the area
+ * @mm: the address space; its mm_count is held, never its mm_users
+ * @start: first address
+ * @end: last address plus one
+ * @dead: it left the tree
+ * @chunks: those of its chunks in which a page was seen, by address
+ */
+struct region {
+	struct kref ref;
+	struct rb_node node;
+	struct list_head in_area;
+	struct ksmdev_area *area;
+	struct mm_struct *mm;
+	unsigned long start;
+	unsigned long end;
+	bool dead;
+	struct xarray chunks;
+};
+
+/**
+ * struct chunk - the slots of one page table's pages
+ * @ref: one of its region, one of each user
+ * @lock: guards the slots, and that the chunk is still its region's
+ * @region: the region
+ * @addr: its first address, whether or not the region covers that
+ * @id: its slots have the numbers from @id * CHUNK_SLOTS; never 0
+ * @slots: CHUNK_SLOTS of them; NULL once the region is dead
+ * @rcu: to free it
+ */
+struct chunk {
+	struct kref ref;
+	struct mutex lock;
+	struct region *region;
+	unsigned long addr;
+	u32 id;
+	struct slot *slots;
+	struct rcu_head rcu;
+};
+
+/* Slot numbers are 32 bits. */
+#define CHUNK_MAX_ID ((u32)(U32_MAX / CHUNK_SLOTS))
+
+void region_get(struct region *region);
+void region_put(struct region *region);
+struct chunk *chunk_lookup(struct region *region, unsigned long addr);
+struct chunk *chunk_create(struct region *region, unsigned long addr);
+struct chunk *chunk_by_id(u32 id);
+struct chunk *chunk_of_linked_slot(u32 id);
+void chunk_put(struct chunk *chunk);
+void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint);
+
+struct region *area_next_region(struct ksmdev_area *area, struct region *region);
+struct region *regions_claim(unsigned long budget, unsigned long *start, unsigned long *end);
+void regions_skip_to(struct region *region, unsigned long from, unsigned long to);
+void region_forget(struct region *region, unsigned long start, unsigned long end);
+void region_bury(struct region *region);
+void regions_bury_dead(void);
+
+/**
+ * struct ksmdev_totals - sums over all areas
+ * @areas: open areas
+ * @regions: regions whose process lives
+ * @pages: their length in pages
+ * @slots: pages by the state in which the last scan found them
+ * @scanned: pages visited
+ * @skipped: of these, not read
+ * @metadata: bytes of areas, regions, chunks and slots
+ */
+struct ksmdev_totals {
+	unsigned long areas, regions, pages;
+	long slots[SLOT_STATES];
+	long scanned, skipped, metadata;
+};
+
+void regions_totals(struct ksmdev_totals *totals);
+unsigned long regions_passes(void);
+bool regions_empty(void);
+
+#endif /* KSMDEV_REGION_H */

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * internal.h - the kernel functions that are not exported, inside mm/ only
+ *
+ * Each is called as static_call(ksmdev_NAME)(...): a direct call instruction
+ * that is patched in at load, so that no indirect branch ever reaches a function
+ * without an ENDBR (a BUG() on processors with IBT) and no retpoline is paid.
+ * scripts/check-branches proves that from the object files.
+ */
+#ifndef KSMDEV_MM_INTERNAL_H
+#define KSMDEV_MM_INTERNAL_H
+
+#include <linux/mm.h>
+#include <linux/rmap.h>
+#include <linux/static_call.h>
+#include <linux/swap.h>
+#include <asm/tlbflush.h>
+
+#include "../include/compat.h"
+#include "../include/mm.h"
+
+/* 6.8: the page's rmap functions became the folio's. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+#define KSMDEV_RMAP_SYMBOLS(X) X(folio_add_file_rmap_ptes) X(folio_remove_rmap_ptes)
+#else
+#define KSMDEV_RMAP_SYMBOLS(X) X(page_add_file_rmap) X(page_remove_rmap)
+#endif
+
+/* 6.9: a large folio can be split to any order. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+#define KSMDEV_SPLIT_SYMBOLS(X) X(split_huge_page_to_list_to_order)
+#else
+#define KSMDEV_SPLIT_SYMBOLS(X) X(split_huge_page_to_list)
+#endif
+
+#define KSMDEV_SYMBOLS(X)			\
+	X(__mmu_notifier_invalidate_range_start)\
+	X(__mmu_notifier_invalidate_range_end)	\
+	X(flush_tlb_mm_range)			\
+	X(folio_free_swap)			\
+	X(lru_add_drain_all)			\
+	KSMDEV_RMAP_SYMBOLS(X)			\
+	KSMDEV_SPLIT_SYMBOLS(X)
+
+/* asm/tlbflush.h keeps this from modules since 6.3. */
+extern void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsigned long end,
+			       unsigned int stride_shift, bool freed_tables);
+
+#define KSMDEV_DECLARE_SYMBOL(name) DECLARE_STATIC_CALL(ksmdev_##name, name);
+KSMDEV_SYMBOLS(KSMDEV_DECLARE_SYMBOL)
+
+/* A page table and its lock, as ksmdev_pte_lock() found it. */
+struct ksmdev_table {
+	pte_t *pte;
+	spinlock_t *ptl;
+};
+
+bool ksmdev_pte_lock(struct mm_struct *mm, unsigned long addr,
+		     struct ksmdev_table *table);
+
+static inline void ksmdev_pte_unlock(struct ksmdev_table *table)
+{
+	spin_unlock(table->ptl);
+}
+
+/* The pte of @addr in a locked table. */
+static inline pte_t *ksmdev_pte(struct ksmdev_table *table, unsigned long addr)
+{
+	return table->pte + pte_index(addr);
+}
+
+static inline void ksmdev_flush_tlb(struct vm_area_struct *vma,
+				    unsigned long start, unsigned long end)
+{
+	static_call(ksmdev_flush_tlb_mm_range)(vma->vm_mm, start, end, PAGE_SHIFT, false);
+}
+
+#endif /* KSMDEV_MM_INTERNAL_H */

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * kpage.c - the shared page itself
+ *
+ * A shared page is a page that this module allocates and maps in place of equal
+ * anonymous pages, read-only, with the reverse mapping of a file page. To the
+ * rest of the kernel it looks like a page-cache page whose file was truncated
+ * while it was mapped: on no LRU list, page->mapping NULL, kept by its references
+ * alone. Copy-on-write, fork and exit know how to deal with that. Reclaim,
+ * migration and memory failure find mappers through page->mapping, so such a page
+ * stays where it is; it is allocated unmovable for that reason.
+ *
+ * While the module is loaded its index holds one reference to each shared page.
+ * When the module goes, pages that are still mapped live on by the references of
+ * their mappings, and nothing in them leads back here: they are recognised by a
+ * random cookie that each load of the module draws anew.
+ *
+ * One page is mapped by KSMDEV_MAX_SHARING ptes at the most when it is merged.
+ * Each of them can be multiplied by fork, at most once a process, and there are
+ * at most 2^22 processes (PID_MAX_LIMIT): 2^30, half of what the reference count,
+ * an int, can hold.
+ */
+#include <linux/highmem.h>
+#include <linux/memcontrol.h>
+#include <linux/random.h>
+#include <linux/sched/mm.h>
+
+#include "../include/mm.h"
+
+#define KPAGE_MATCH(page_field, field)					\
+	static_assert(offsetof(struct page, page_field) ==		\
+		      offsetof(struct ksmdev_kpage, field))
+KPAGE_MATCH(flags, flags);
+KPAGE_MATCH(compound_head, generation);
+KPAGE_MATCH(lru.prev, node);
+KPAGE_MATCH(mapping, mapping);
+KPAGE_MATCH(index, hash);
+KPAGE_MATCH(private, cookie);
+static_assert(sizeof(struct ksmdev_kpage) <= offsetof(struct page, _mapcount));
+
+static_assert((u64)KSMDEV_MAX_SHARING * PID_MAX_LIMIT <= INT_MAX / 2 + 1);
+
+/* Drawn at load; never 0 once drawn. */
+static unsigned long kpage_cookie __read_mostly;
+
+static unsigned long draw_cookie(void)
+{
+	while (!kpage_cookie) {
+		unsigned long cookie = get_random_long();
+
+		cmpxchg(&kpage_cookie, 0, cookie);
+	}
+	return kpage_cookie;
+}
+
+/**
+ * ksmdev_is_kpage() - is this a shared page of the loaded module
+ * @page: a page that cannot go away: mapped under its page table's lock, or
+ *	referenced
+ *
+ * Context: Any.
+ * Return: true for pages from ksmdev_kpage_alloc() that were not forgotten.
+ */
+bool ksmdev_is_kpage(struct page *page)
+{
+	return !PageCompound(page) && !READ_ONCE(page->mapping) &&
+	       kpage_cookie && page_private(page) == kpage_cookie;
+}
+
+/**
+ * ksmdev_kpage_alloc() - allocate a shared page and copy a page's contents to it
+ * @mm: whose memory cgroup is charged
+ * @from: the page to copy; it may change while it is copied
+ *
+ * Context: May sleep for memory.
+ * Return: the page with one reference, or NULL if there is no memory or the
+ * cgroup's limit is reached.
+ */
+struct ksmdev_kpage *ksmdev_kpage_alloc(struct mm_struct *mm, struct page *from)
+{
+	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(mm);
+	struct mem_cgroup *old = set_active_memcg(memcg);
+	struct ksmdev_kpage *kpage;
+	struct page *page;
+
+	page = alloc_page(GFP_HIGHUSER | __GFP_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
+	set_active_memcg(old);
+	mem_cgroup_put(memcg);
+	if (!page)
+		return NULL;
+
+	copy_highpage(page, from);
+	__SetPageUptodate(page);
+	kpage = ksmdev_page_kpage(page);
+	kpage->generation = 0;
+	kpage->mapping = NULL;
+	kpage->cookie = draw_cookie();
+	return kpage;
+}
+
+/**
+ * ksmdev_kpage_forget() - make a shared page unknown to this module
+ * @kpage: the page
+ *
+ * Its mappings, if any, stay. The caller drops its reference afterwards.
+ *
+ * Context: Any.
+ */
+void ksmdev_kpage_forget(struct ksmdev_kpage *kpage)
+{
+	WRITE_ONCE(kpage->cookie, 0);
+}
+
+/**
+ * ksmdev_page_is_zero() - are all bytes of a page zero
+ * @page: a page the caller holds a reference to
+ *
+ * Context: Any.
+ * Return: true if so; as of now only, unless the page is write-protected.
+ */
+bool ksmdev_page_is_zero(struct page *page)
+{
+	void *data = kmap_local_page(page);
+	bool zero = !memchr_inv(data, 0, PAGE_SIZE);
+
+	kunmap_local(data);
+	return zero;
+}
+
+/**
+ * ksmdev_pages_identical() - compare two pages byte for byte
+ * @a: a page the caller holds a reference to
+ * @b: another
+ *
+ * Context: Any.
+ * Return: true if equal; as of now only, unless both are write-protected.
+ */
+bool ksmdev_pages_identical(struct page *a, struct page *b)
+{
+	void *data_a = kmap_local_page(a);
+	void *data_b = kmap_local_page(b);
+	bool same = !memcmp(data_a, data_b, PAGE_SIZE);
+
+	kunmap_local(data_b);
+	kunmap_local(data_a);
+	return same;
+}

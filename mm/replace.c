@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * replace.c - replace_page(): map a shared page in place of an anonymous one
+ *
+ * The pages were write-protected by page_wrprotect() and compared; a pte that is
+ * still the same says that nothing has happened to the page since. As both pages
+ * hold the same bytes and both are read-only, a processor that still reads the old
+ * one through its TLB reads the right bytes: one flush for all pages, before the
+ * old ones can be freed, is enough.
+ */
+#include <linux/pagemap.h>
+
+#include "internal.h"
+
+static void add_file_rmap(struct page *kpage, struct vm_area_struct *vma)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+	static_call(ksmdev_folio_add_file_rmap_ptes)(page_folio(kpage), kpage, 1, vma);
+#else
+	static_call(ksmdev_page_add_file_rmap)(kpage, vma, false);
+#endif
+}
+
+static void remove_rmap(struct page *page, struct vm_area_struct *vma)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+	static_call(ksmdev_folio_remove_rmap_ptes)(page_folio(page), page, 1, vma);
+#else
+	static_call(ksmdev_page_remove_rmap)(page, vma, false);
+#endif
+}
+
+/*
+ * The zero page as an anonymous read fault maps it. Clean: since 6.8 mm/ksm.c
+ * takes a dirty one for its own.
+ */
+static pte_t zero_pte(struct vm_area_struct *vma, unsigned long addr)
+{
+	return pte_mkspecial(pfn_pte(my_zero_pfn(addr), vma->vm_page_prot));
+}
+
+static pte_t replacement(struct vm_area_struct *vma, struct ksmdev_mapping *map)
+{
+	pte_t pte;
+
+	if (map->kpage)
+		pte = pte_wrprotect(mk_pte(map->kpage, vma->vm_page_prot));
+	else
+		pte = zero_pte(vma, map->addr);
+	if (pte_soft_dirty(map->pte))
+		pte = pte_mksoft_dirty(pte);
+	return pte;
+}
+
+/* The pte maps the new page, the TLB is flushed: the old page goes. */
+static void drop_old_page(struct vm_area_struct *vma, struct ksmdev_mapping *map)
+{
+	struct folio *folio = page_folio(map->page);
+
+	remove_rmap(map->page, vma);
+	if (!folio_mapped(folio))
+		static_call(ksmdev_folio_free_swap)(folio);
+	folio_put(folio);
+}
+
+/**
+ * replace_page() - replace pages by others of equal content
+ * @vma: the mapping that holds them
+ * @map: the pages, as page_wrprotect() left them and compared since. An entry
+ *	that comes with @err set is only unlocked.
+ * @nr: how many; all in one page table
+ *
+ * On success the pte maps @kpage, or the zero page if that is NULL; the caller's
+ * reference to @kpage is now the mapping's. @err is -ESTALE for an entry whose pte
+ * changed since it was protected: its page is mapped as whoever changed it wants.
+ * The caller's references to @page stay his.
+ *
+ * Context: mmap read lock held since page_wrprotect() and the same notifier window
+ * open. Takes the page table's lock. Does not sleep.
+ * Return: how many pages were replaced.
+ */
+unsigned int replace_page(struct vm_area_struct *vma,
+			  struct ksmdev_mapping *map, unsigned int nr)
+{
+	struct mm_struct *mm = vma->vm_mm;
+	unsigned long first = ULONG_MAX, last = 0;
+	struct ksmdev_table table;
+	unsigned int i, done = 0, shared = 0;
+	bool present;
+
+	if (!nr)
+		return 0;
+	present = ksmdev_pte_lock(mm, map[0].addr, &table);
+
+	for (i = 0; i < nr; i++) {
+		struct ksmdev_mapping *m = &map[i];
+		pte_t *pte;
+
+		if (m->err)
+			continue;
+		if (!present) {
+			m->err = -ESTALE;
+			continue;
+		}
+		pte = ksmdev_pte(&table, m->addr);
+		if (!pte_same(ptep_get(pte), m->pte)) {
+			m->err = -ESTALE;
+			continue;
+		}
+		flush_cache_page(vma, m->addr, page_to_pfn(m->page));
+		ptep_get_and_clear(mm, m->addr, pte);
+		if (m->kpage) {
+			add_file_rmap(m->kpage, vma);
+			shared++;
+		}
+		set_pte_at(mm, m->addr, pte, replacement(vma, m));
+		first = min(first, m->addr);
+		last = max(last, m->addr + PAGE_SIZE);
+		done++;
+	}
+	if (done) {
+		ksmdev_flush_tlb(vma, first, last);
+		for (i = 0; i < nr; i++)
+			if (!map[i].err)
+				drop_old_page(vma, &map[i]);
+		compat_add_mm_counter(mm, MM_ANONPAGES, -(long)done);
+		compat_add_mm_counter(mm, MM_FILEPAGES, shared);
+	}
+	if (present)
+		ksmdev_pte_unlock(&table);
+
+	for (i = 0; i < nr; i++) {
+		if (map[i].locked)
+			unlock_page(map[i].page);
+		map[i].locked = false;
+	}
+	return done;
+}
