@@ -702,8 +702,9 @@ TEST_F(device, direct_io_in_flight)
 		ksm_passes(&self->k, 6);
 		EXPECT_EQ(ksm_pfn(c.pid, a), pfn);
 		/* A device that only reads from it may hold a merged page. */
-		if (!out)
+		if (!out) {
 			EXPECT_NE(ksm_pfn(c.pid, b), pfn);
+		}
 		EXPECT_GE(ksm_same_frames(c.pid, a, c.pid, b, N), N - 1);
 		ASSERT_EQ(write(go[1], "g", 1), 1);
 		EXPECT_EQ(ksm_call_finish(&c), (long)PGSZ);
@@ -1064,8 +1065,9 @@ TEST_F(swap, dirty_not_lost)
 		EXPECT_EQ(page_out(a, PAGES), PAGES);
 		EXPECT_EQ(ksm_wrong(a, PAGES, 100 + passes), 0);
 		/* In the loop variant the pages now are clean and in the swap cache. */
-		if (variant->loop)
+		if (variant->loop) {
 			EXPECT_GT(count_swapcache(a, PAGES), PAGES / 2);
+		}
 
 		ksm_fill(a, PAGES, 200 + passes);
 		ksm_passes(&self->k, passes);
@@ -1109,8 +1111,9 @@ TEST_F(swap, swapcache)
 	ASSERT_EQ(page_out(b, N), N);
 	EXPECT_EQ(ksm_wrong(a, N, 120), 0);
 	EXPECT_EQ(ksm_wrong(b, N, 120), 0);
-	if (variant->loop)
+	if (variant->loop) {
 		EXPECT_GT(count_swapcache(a, N), N / 2);
+	}
 	ksm_merge_all(&self->k);
 	EXPECT_EQ(ksm_same_frames(0, a, 0, b, N), N);
 	EXPECT_EQ(ksm_wrong(a, N, 120), 0);

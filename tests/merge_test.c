@@ -746,11 +746,13 @@ TEST_F_TIMEOUT(device, many_rounds, 120)
 			else
 				memset(ksm_page(buf, i), 0, PGSZ);
 			/* Scans in the midst of the writing. */
-			if (rand_r(&seed) % 16 == 0)
+			if (rand_r(&seed) % 16 == 0) {
 				ASSERT_EQ(ksm_scan(self->k.scan, rand_r(&seed) % PAGES + 1), 0);
+			}
 		}
-		if (rand_r(&seed) % 4 == 0)
+		if (rand_r(&seed) % 4 == 0) {
 			ASSERT_EQ(ksm_unmerge(self->area), 0);
+		}
 		ksm_merge_all(&self->k);
 		ksm_pfns(0, buf, PAGES, pfns);
 		for (int i = 0; i < PAGES; i++) {
