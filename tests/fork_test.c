@@ -186,7 +186,10 @@ TEST_F(device, exit_order)
 		for (int i = 0; i < 3; i++) {
 			struct ksm_child *next = &c[(first + i) % 3];
 
-			EXPECT_EQ(ksm_moved(next->pid, buf, N, pfns), 0);
+			/* With one mapper left, the driver may return them to it. */
+			if (i < 2) {
+				EXPECT_EQ(ksm_moved(next->pid, buf, N, pfns), 0);
+			}
 			EXPECT_EQ(ksm_call(next, ksm_fn_wrong, buf, N, 10 + first), 0);
 			EXPECT_EQ(ksm_stat("pages_sharing"), (2 - i) * N);
 			ksm_end(next);
@@ -194,7 +197,7 @@ TEST_F(device, exit_order)
 		}
 		EXPECT_TRUE(ksm_wait_no_regions(&self->k));
 		EXPECT_STATS(0, 0, 0, 0, 0);
-		EXPECT_EQ(ksm_stat("kernel_pages"), 0);
+		EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
 	}
 }
 
@@ -271,7 +274,7 @@ TEST_F_TIMEOUT(device, exec_with_fds_open, 120)
 	EXPECT_EQ(ksm_stat("pages_registered"), 0);
 	EXPECT_EQ(ksm_stat("areas"), 2);
 	EXPECT_EQ(ksm_stat("pages_shared"), 0);
-	EXPECT_EQ(ksm_stat("kernel_pages"), 0);
+	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
 	after = ksm_memfree();
 	EXPECT_LE(before - after, SLACK);
 
@@ -304,7 +307,7 @@ TEST_F_TIMEOUT(device, killed_with_area_held, 120)
 	EXPECT_LE(before - after, SLACK + (ksm_stat("metadata_bytes") +
 					   ksm_stat("kernel_pages") * PGSZ) / PGSZ);
 	EXPECT_TRUE(ksm_wait_no_regions(&self->k));
-	EXPECT_EQ(ksm_stat("kernel_pages"), 0);
+	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
 	after = ksm_memfree();
 	EXPECT_LE(before - after, SLACK);
 }

@@ -191,6 +191,16 @@ long long ksm_stat(const char *name)
 	return value;
 }
 
+bool ksm_wait_stat(const char *name, long long value)
+{
+	for (int i = 0; i < 150; i++) {
+		if (ksm_stat(name) == value)
+			return true;
+		usleep(20000);
+	}
+	return false;
+}
+
 /* The number after "NAME:" in a file of such lines; false if there is none. */
 static bool find_value(const char *path, const char *name, long long *value)
 {

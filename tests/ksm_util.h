@@ -84,6 +84,11 @@ bool ksm_wait_no_regions(const struct ksm *k);
 
 /* The value of /sys/class/misc/ksm/NAME. */
 long long ksm_stat(const char *name);
+/*
+ * Wait until it is @value, for what happens in the background (shared pages that
+ * nobody maps any more are freed a moment later); false after some seconds.
+ */
+bool ksm_wait_stat(const char *name, long long value);
 /* The value of "NAME:" in /proc/PID/fdinfo/FD of this process. */
 long long ksm_fdinfo(int fd, const char *name);
 
