@@ -1010,7 +1010,7 @@ static const struct {
 	{ "pages_skipped", 0444, true },
 	{ "full_scans", 0444, true },
 	{ "kernel_pages", 0444, true },
-	{ "max_kernel_pages", 0644, false },
+	{ "max_kernel_pages", 0644, true },
 	{ "metadata_bytes", 0444, true },
 	{ "profit_bytes", 0444, true },
 	{ "areas", 0444, false },

@@ -1,0 +1,719 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * limits_test.c - what bounds the driver: max_kernel_pages, memory cgroups, the
+ * shrinker, memory that is short, ranges that are huge
+ *
+ * Reaching a limit is no error and loses nothing: pages stay unmerged or a
+ * registration is refused, and all of it comes back when the users are gone.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ksm_harness.h"
+
+#define LIMIT	"/sys/module/ksmdev/parameters/max_kernel_pages"
+#define CGROUP	"/sys/fs/cgroup/ksm-limits"
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+static void set_limit(long long pages)
+{
+	char text[32];
+	int err;
+
+	snprintf(text, sizeof(text), "%lld", pages);
+	err = ksm_write_file(LIMIT, text);
+	if (err)
+		ksm_die("cannot write %s: %s", LIMIT, strerror(-err));
+}
+
+/* Wait until no shared page is allocated; with a scan now and then, or without. */
+static bool wait_no_kernel_pages(const struct ksm *k, double seconds)
+{
+	double end = now() + seconds;
+
+	while (ksm_stat("kernel_pages")) {
+		if (now() > end)
+			return false;
+		if (k && ksm_scan(k->scan, 64))
+			return false;
+		usleep(20000);
+	}
+	return true;
+}
+
+/* ---- max_kernel_pages ---- */
+
+FIXTURE(limit) {
+	struct ksm k;
+	int area;
+	long long old;
+};
+
+FIXTURE_SETUP(limit)
+{
+	ksm_begin(&self->k);
+	ASSERT_TRUE(wait_no_kernel_pages(&self->k, 10));
+	self->area = ksm_area(&self->k);
+	self->old = ksm_stat("max_kernel_pages");
+	/* A quarter of the memory unless somebody said otherwise. */
+	ASSERT_LT(1000, self->old);
+}
+
+FIXTURE_TEARDOWN(limit)
+{
+	set_limit(self->old);
+	close(self->area);
+	ksm_finish(&self->k);
+}
+
+TEST_F(limit, default_is_a_quarter_of_memory)
+{
+	/* MemTotal lacks what the kernel took while booting, that is all. */
+	EXPECT_LE(ksm_meminfo("MemTotal") / 5, self->old);
+	EXPECT_GE(ksm_meminfo("MemTotal") / 3, self->old);
+}
+
+TEST_F(limit, reached_and_raised)
+{
+	const size_t n = 100;
+	char *a = ksm_mmap(n), *b = ksm_mmap(n), *z = ksm_mmap(8);
+
+	ksm_fill(a, n, 1);
+	ksm_fill(b, n, 1);
+	ksm_fn_zero((long)z, 8, 0, 0);
+	ASSERT_EQ(0, ksm_register(self->area, a, n));
+	ASSERT_EQ(0, ksm_register(self->area, b, n));
+	ASSERT_EQ(0, ksm_register(self->area, z, 8));
+
+	/* None: nothing but zero pages, which cost no page. */
+	set_limit(0);
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(0, ksm_stat("kernel_pages"));
+	EXPECT_EQ(0, ksm_stat("pages_shared"));
+	EXPECT_EQ(8, ksm_stat("zero_pages"));
+	EXPECT_EQ(0, ksm_same_frames(0, a, 0, b, n));
+
+	/* Ten: exactly ten pairs, although 100 wait. */
+	set_limit(10);
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(10, ksm_stat("kernel_pages"));
+	EXPECT_EQ(10, ksm_stat("pages_shared"));
+	EXPECT_EQ(10, ksm_same_frames(0, a, 0, b, n));
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(10, ksm_same_frames(0, a, 0, b, n));
+
+	/* Lowered beneath what is there: it stays, nothing comes. */
+	set_limit(5);
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(10, ksm_stat("kernel_pages"));
+	EXPECT_EQ(10, ksm_same_frames(0, a, 0, b, n));
+
+	/* Raised: the rest, without any further ado. */
+	set_limit(1000);
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(n, ksm_stat("kernel_pages"));
+	EXPECT_EQ(n, ksm_same_frames(0, a, 0, b, n));
+	EXPECT_EQ(0, ksm_wrong(a, n, 1));
+	EXPECT_EQ(0, ksm_wrong(b, n, 1));
+}
+
+/* A further copy of what is shared already needs no new page. */
+TEST_F(limit, joins_at_the_limit)
+{
+	char *a = ksm_mmap(16), *b = ksm_mmap(16);
+
+	ksm_fill_same(a, 16, 1);
+	ASSERT_EQ(0, ksm_register(self->area, a, 16));
+	set_limit(1);
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(1, ksm_distinct(0, a, 16));
+	ksm_fill_same(b, 16, 1);
+	ASSERT_EQ(0, ksm_register(self->area, b, 16));
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(16, ksm_same_frames(0, a, 0, b, 16));
+	EXPECT_EQ(1, ksm_stat("kernel_pages"));
+}
+
+struct busy {
+	int fd;
+	_Atomic int stop;
+};
+
+static void *busy_main(void *arg)
+{
+	struct busy *b = arg;
+
+	while (!b->stop)
+		if (ksm_scan(b->fd, 256))
+			ksm_die("KSM_SCAN failed at the limit");
+	return NULL;
+}
+
+/* Not beyond it for a moment either, though three look for room at once. */
+TEST_F(limit, never_beyond_it)
+{
+	const size_t n = 4096;
+	char *a = ksm_mmap(n), *b = ksm_mmap(n);
+	struct busy busy[2] = { 0 };
+	pthread_t threads[2];
+	long long most = 0;
+	double end;
+
+	ksm_fill(a, n, 1);
+	ksm_fill(b, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, a, n));
+	ASSERT_EQ(0, ksm_register(self->area, b, n));
+	set_limit(700);
+	for (int i = 0; i < 2; i++) {
+		busy[i].fd = ioctl(self->k.dev, KSM_CREATE_SCAN);
+		ASSERT_LE(0, busy[i].fd);
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, busy_main, &busy[i]));
+	}
+	ASSERT_EQ(0, ksm_start(self->k.dev, 256, 0, 0));
+	end = now() + 20;
+	while (most < 700 && now() < end) {
+		long long v = ksm_stat("kernel_pages");
+
+		if (v > most)
+			most = v;
+	}
+	end = now() + 1;
+	while (now() < end) {
+		long long v = ksm_stat("kernel_pages");
+
+		if (v > most)
+			most = v;
+	}
+	for (int i = 0; i < 2; i++) {
+		busy[i].stop = 1;
+		pthread_join(threads[i], NULL);
+		close(busy[i].fd);
+	}
+	ASSERT_EQ(0, ksm_stop(self->k.dev));
+	EXPECT_EQ(700, most);
+	EXPECT_EQ(700, ksm_same_frames(0, a, 0, b, n));
+	EXPECT_EQ(0, ksm_wrong(a, n, 1));
+	EXPECT_EQ(0, ksm_wrong(b, n, 1));
+}
+
+/* ---- what comes back ---- */
+
+TEST_F(limit, all_comes_back)
+{
+	const size_t n = 4096;
+	char *mem = ksm_mmap(n);
+	struct ksm_child c[2];
+	long before, shared, after;
+	double end;
+
+	for (int i = 0; i < 2; i++)
+		ksm_spawn(&c[i]);
+	before = ksm_memfree();
+	for (int i = 0; i < 2; i++) {
+		ksm_call(&c[i], ksm_fn_fill, mem, n, 1);
+		ASSERT_EQ(0, ksm_call(&c[i], ksm_fn_register, self->area, mem, n));
+	}
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(n, ksm_stat("kernel_pages"));
+	shared = ksm_memfree();
+	/* Two times n less n is n, give or take what tables and slabs take. */
+	EXPECT_GE(before - (long)n + 512, shared);
+	EXPECT_LE(before - (long)n - 512, shared);
+
+	/* One leaves: every page has one user left and so no longer a reason. */
+	EXPECT_EQ(0, ksm_end(&c[0]));
+	EXPECT_EQ(0, ksm_call(&c[1], ksm_fn_wrong, mem, n, 1));
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(0, ksm_call(&c[1], ksm_fn_wrong, mem, n, 1));
+	EXPECT_EQ(0, ksm_stat("pages_sharing"));
+	EXPECT_EQ(0, ksm_stat("pages_shared"));
+	EXPECT_TRUE(wait_no_kernel_pages(&self->k, 5));
+
+	EXPECT_EQ(0, ksm_kill(&c[1]) >> 8);
+	EXPECT_TRUE(ksm_wait_no_regions(&self->k));
+	end = now() + 5;
+	do {
+		after = ksm_memfree();
+	} while (after < before - 256 && now() < end);
+	EXPECT_LE(before - 256, after);
+}
+
+/* Nobody scans; closing an area or being asked for memory must be enough. */
+TEST_F(limit, shrinker)
+{
+	const size_t n = 512;
+	char *mem = ksm_mmap(n), *kept = ksm_mmap(n);
+	struct ksm_child c[2];
+
+	for (int i = 0; i < 2; i++) {
+		ksm_spawn(&c[i]);
+		ksm_call(&c[i], ksm_fn_fill, mem, n, 1);
+		ASSERT_EQ(0, ksm_call(&c[i], ksm_fn_register, self->area, mem, n));
+	}
+	/* Ours stays mapped all the time. */
+	ksm_fill_same(kept, n, 2);
+	ASSERT_EQ(0, ksm_register(self->area, kept, n));
+	ksm_merge_all(&self->k);
+	/* 512 mappings of one content take two pages, see KSM_SHARE_LIMIT. */
+	EXPECT_EQ(n + 2, ksm_stat("kernel_pages"));
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(0, ksm_end(&c[i]));
+	/* Under memory pressure the first walk might come too soon after another. */
+	for (int i = 0; i < 20 && ksm_stat("kernel_pages") > 2; i++) {
+		ASSERT_EQ(0, ksm_write_file("/proc/sys/vm/drop_caches", "2"));
+		usleep(50000);
+	}
+	EXPECT_EQ(2, ksm_stat("kernel_pages"));
+	EXPECT_EQ(2, ksm_distinct(0, kept, n));
+	EXPECT_EQ(0, ksm_wrong_same(kept, n, 2));
+}
+
+/* ---- memory cgroups ---- */
+
+static long cgroup_read(const char *file, const char *key)
+{
+	char path[128], line[256];
+	long value = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), CGROUP "/%s", file);
+	f = fopen(path, "re");
+	if (!f)
+		ksm_die("cannot open %s: %s; boot with the memory controller", path,
+			strerror(errno));
+	while (value < 0 && fgets(line, sizeof(line), f)) {
+		size_t len = key ? strlen(key) : 0;
+
+		if (!key)
+			value = strtol(line, NULL, 10);
+		else if (!strncmp(line, key, len) && line[len] == ' ')
+			value = strtol(line + len + 1, NULL, 10);
+	}
+	fclose(f);
+	if (value < 0)
+		ksm_die("%s has no %s", path, key ? key : "number");
+	return value;
+}
+
+static void cgroup_write(const char *file, long value)
+{
+	char path[128], text[32] = "max";
+	int err;
+
+	snprintf(path, sizeof(path), CGROUP "/%s", file);
+	if (value >= 0)
+		snprintf(text, sizeof(text), "%ld", value);
+	err = ksm_write_file(path, text);
+	if (err)
+		ksm_die("cannot write %s to %s: %s", text, path, strerror(-err));
+}
+
+#define TENANT_PAGES 4096
+
+FIXTURE(cgroup) {
+	struct ksm k;
+	struct ksm_child c;
+	char *mem;	/* mapped in the child, and filled by it alone */
+};
+
+FIXTURE_SETUP(cgroup)
+{
+	ksm_begin(&self->k);
+	ASSERT_TRUE(wait_no_kernel_pages(&self->k, 10));
+	ksm_write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	rmdir(CGROUP);
+	ASSERT_EQ(0, mkdir(CGROUP, 0755));
+	self->mem = ksm_mmap(TENANT_PAGES);
+	ksm_spawn(&self->c);
+	cgroup_write("cgroup.procs", self->c.pid);
+}
+
+FIXTURE_TEARDOWN(cgroup)
+{
+	if (self->c.pid > 0)
+		ksm_end(&self->c);
+	ksm_finish(&self->k);
+	/* What is charged still keeps it, out of sight. */
+	rmdir(CGROUP);
+}
+
+/* The tenant pays for its shared pages, whoever scans. */
+TEST_F(cgroup, shared_pages_are_charged)
+{
+	const size_t n = TENANT_PAGES / 2;
+	char *mem = self->mem;
+	long filled, merged, area;
+
+	for (int kksmd = 0; kksmd < 2; kksmd++) {
+		ksm_call(&self->c, ksm_fn_fill, mem, n, 1 + kksmd);
+		ksm_call(&self->c, ksm_fn_fill, mem + n * PGSZ, n, 1 + kksmd);
+		area = ksm_call(&self->c, ksm_fn_area_register, self->k.dev, mem, 2 * n);
+		ASSERT_LE(0, area);
+		filled = cgroup_read("memory.current", NULL) / PGSZ;
+		EXPECT_LE(2 * n, filled);
+		if (kksmd) {
+			double end = now() + 20;
+
+			ASSERT_EQ(0, ksm_start(self->k.dev, 1000, 0, 0));
+			while (ksm_stat("pages_sharing") < (long long)n && now() < end)
+				usleep(10000);
+			ASSERT_EQ(0, ksm_stop(self->k.dev));
+		} else {
+			ksm_merge_all(&self->k);
+		}
+		EXPECT_EQ(n, ksm_stat("pages_sharing"));
+		merged = cgroup_read("memory.current", NULL) / PGSZ;
+		TH_LOG("%ld pages charged before, %ld after", filled, merged);
+		/* n pages of 2n are free again, and the other n are still paid for. */
+		EXPECT_GE(filled - (long)n + 256, merged);
+		EXPECT_LE((long)n, merged);
+		EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_close, area, 0, 0));
+	}
+	EXPECT_EQ(0, ksm_end(&self->c));
+	EXPECT_TRUE(wait_no_kernel_pages(&self->k, 5));
+	/* And nobody pays for what is gone. */
+	for (int i = 0; i < 50 && cgroup_read("memory.current", NULL) / PGSZ > 256; i++)
+		usleep(100000);
+	EXPECT_GE(256, cgroup_read("memory.current", NULL) / PGSZ);
+}
+
+/* No room for a shared page in the tenant's limit: not merged, nobody killed. */
+TEST_F(cgroup, full_cgroup_is_not_merged)
+{
+	const size_t n = 512;
+	char *mem = self->mem, path[64];
+
+	ksm_call(&self->c, ksm_fn_fill, mem, n, 1);
+	ksm_call(&self->c, ksm_fn_fill, mem + n * PGSZ, n, 1);
+	ASSERT_LE(0, ksm_call(&self->c, ksm_fn_area_register, self->k.dev, mem, 2 * n));
+	/* Slots are there; what lacks is room for shared pages. */
+	ksm_passes(&self->k, 1);
+	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", self->c.pid);
+	ASSERT_EQ(0, ksm_write_file(path, "-1000"));
+	cgroup_write("memory.max", cgroup_read("memory.current", NULL) - (1 << 20));
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(0, ksm_stat("pages_sharing"));
+	EXPECT_EQ(0, ksm_stat("kernel_pages"));
+	EXPECT_EQ(0, ksm_same_frames(self->c.pid, mem, self->c.pid, mem + n * PGSZ, n));
+	EXPECT_EQ(0, cgroup_read("memory.events", "oom_kill"));
+	cgroup_write("memory.max", -1);
+	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, mem, n, 1));
+	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, mem + n * PGSZ, n, 1));
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(n, ksm_stat("pages_sharing"));
+	EXPECT_EQ(n, ksm_same_frames(self->c.pid, mem, self->c.pid, mem + n * PGSZ, n));
+}
+
+/*
+ * Registers single pages until it is refused; returns how many were accepted, or
+ * -errno if the refusal was another one than -ENOMEM, or -ERANGE if none came.
+ */
+static long fn_register_many(long dev, long most, long unused, long unused2)
+{
+	struct ksm_memory_region r = { .npages = 1 };
+	long n = 0;
+	int area = -1;
+
+	(void)unused;
+	(void)unused2;
+	for (n = 0; n < most; n++) {
+		if (n % 1000 == 0) {
+			area = ioctl(dev, KSM_CREATE_SHARED_MEMORY_AREA);
+			if (area < 0)
+				return errno == ENOMEM ? n : -errno;
+		}
+		r.addr = 0x10000000UL + n * 2 * PGSZ;
+		if (ioctl(area, KSM_REGISTER_MEMORY_REGION, &r))
+			return errno == ENOMEM ? n : -errno;
+	}
+	return n;
+}
+
+TEST_F(cgroup, regions_are_charged)
+{
+	long before, kernel, charged, n;
+	char path[64];
+	double end;
+
+	before = cgroup_read("memory.current", NULL);
+	kernel = cgroup_read("memory.stat", "kernel");
+	n = ksm_call(&self->c, fn_register_many, self->k.dev, 4000, 0);
+	ASSERT_EQ(4000, n);
+	EXPECT_EQ(4000, ksm_stat("regions"));
+	charged = cgroup_read("memory.current", NULL) - before;
+	TH_LOG("%ld regions: %ld bytes charged, metadata_bytes %lld", n, charged,
+	       ksm_stat("metadata_bytes"));
+	/* No region fits into less than its address, length and list. */
+	EXPECT_LE(n * 64, charged);
+	/* memory.stat is brought up to date every two seconds. */
+	end = now() + 5;
+	while (cgroup_read("memory.stat", "kernel") < kernel + n * 64 && now() < end)
+		usleep(100000);
+	EXPECT_LE(kernel + n * 64, cgroup_read("memory.stat", "kernel"));
+
+	/* Exit takes all of it back, with the fds still open here or not. */
+	EXPECT_EQ(0, ksm_end(&self->c));
+	EXPECT_EQ(0, ksm_stat("regions"));
+	EXPECT_EQ(0, ksm_stat("areas"));
+
+	/* And now with a limit: refused, not killed, not beyond. */
+	ksm_spawn(&self->c);
+	cgroup_write("cgroup.procs", self->c.pid);
+	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", self->c.pid);
+	ASSERT_EQ(0, ksm_write_file(path, "-1000"));
+	cgroup_write("memory.max", cgroup_read("memory.current", NULL) + (512 << 10));
+	n = ksm_call(&self->c, fn_register_many, self->k.dev, 60000, 0);
+	TH_LOG("%ld regions within a limit of 512 KiB more", n);
+	EXPECT_LT(100, n);
+	EXPECT_GT(60000, n);
+	/* The one that was refused left nothing behind. */
+	EXPECT_EQ(n, ksm_stat("regions"));
+	EXPECT_EQ(n, ksm_stat("pages_registered"));
+	EXPECT_GE(cgroup_read("memory.max", NULL), cgroup_read("memory.current", NULL));
+	EXPECT_EQ(0, cgroup_read("memory.events", "oom_kill"));
+	EXPECT_EQ(0, ksm_scan(self->k.scan, 2 * n));
+	EXPECT_EQ(0, ksm_end(&self->c));
+	EXPECT_EQ(0, ksm_stat("regions"));
+	EXPECT_EQ(0, ksm_stat("areas"));
+	for (int i = 0; i < 50 && cgroup_read("memory.current", NULL) > 256 << 10; i++)
+		usleep(100000);
+	EXPECT_GE(256 << 10, cgroup_read("memory.current", NULL));
+}
+
+/* ---- large and sparse ---- */
+
+TEST_F(limit, huge_empty_range)
+{
+	/* A tebibyte of which two pages exist. */
+	const uint64_t npages = 1ULL << 28;
+	char *mem = mmap(NULL, npages * PGSZ, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	long long metadata = ksm_stat("metadata_bytes"), passes;
+	double began = now(), took;
+	int calls = 0;
+
+	ASSERT_NE(MAP_FAILED, mem);
+	ASSERT_EQ(0, madvise(mem, npages * PGSZ, MADV_NOHUGEPAGE));
+	ksm_fill_page(mem, 1, 0);
+	ksm_fill_page(mem + (npages - 1) * PGSZ, 1, 0);
+	ASSERT_EQ(0, ksm_register(self->area, mem, npages));
+	EXPECT_EQ(npages, ksm_stat("pages_registered"));
+	EXPECT_GT(1.0, now() - began);
+	EXPECT_GT(metadata + (1 << 20), ksm_stat("metadata_bytes"));
+
+	/* Holes are walked in steps as large as they are. */
+	began = now();
+	passes = ksm_stat("full_scans");
+	while (ksm_stat("full_scans") < passes + 4) {
+		ASSERT_EQ(0, ksm_scan(self->k.scan, 1 << 20));
+		ASSERT_GT(2000, ++calls);
+		ASSERT_GT(40, now() - began);
+	}
+	took = now() - began;
+	TH_LOG("4 passes over 1 TiB of holes took %.2f s, %d calls", took, calls);
+	EXPECT_EQ(ksm_pfn(0, mem), ksm_pfn(0, mem + (npages - 1) * PGSZ));
+	EXPECT_GT(metadata + (4 << 20), ksm_stat("metadata_bytes"));
+	began = now();
+	ASSERT_EQ(0, ksm_remove(self->area));
+	EXPECT_GT(1.0, now() - began);
+	/* The index itself may keep its first size. */
+	EXPECT_GT(metadata + (1 << 20), ksm_stat("metadata_bytes"));
+}
+
+TEST_F(limit, metadata_of_a_page)
+{
+	const size_t n = 16384;
+	char *mem = ksm_mmap(n);
+	long long before = ksm_stat("metadata_bytes"), used;
+
+	ksm_fill(mem, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	ksm_passes(&self->k, 3);
+	EXPECT_EQ(n, ksm_stat("pages_unshared"));
+	used = ksm_stat("metadata_bytes") - before;
+	TH_LOG("%.2f bytes a page", (double)used / n);
+	/* mm/ksm.c takes 64. */
+	EXPECT_GE(17 * (long long)n, used);
+	EXPECT_LE(4 * (long long)n, used);
+	ASSERT_EQ(0, ksm_remove(self->area));
+	EXPECT_GE(before + 65536, ksm_stat("metadata_bytes"));
+}
+
+/* No fd left for the new object: nothing of it may stay. */
+TEST_F(limit, no_fd_left)
+{
+	struct rlimit old, none = { 3, 3 };
+	long long areas = ksm_stat("areas"), metadata = ksm_stat("metadata_bytes");
+
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &old));
+	none.rlim_max = old.rlim_max;
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &none));
+	for (int i = 0; i < 100; i++) {
+		EXPECT_EQ(-1, ioctl(self->k.dev, KSM_CREATE_SHARED_MEMORY_AREA));
+		EXPECT_EQ(EMFILE, errno);
+		EXPECT_EQ(-1, ioctl(self->k.dev, KSM_CREATE_SCAN));
+		EXPECT_EQ(EMFILE, errno);
+	}
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &old));
+	EXPECT_EQ(areas, ksm_stat("areas"));
+	EXPECT_EQ(metadata, ksm_stat("metadata_bytes"));
+}
+
+/* ---- allocations that fail, where the kernel can make them ---- */
+
+#define DEBUGFS "/sys/kernel/debug/"
+
+/* The n-th allocation of this thread from now on fails; 0: none. */
+static void fail_nth(unsigned int n)
+{
+	char text[16];
+	int err;
+
+	snprintf(text, sizeof(text), "%u", n);
+	err = ksm_write_file("/proc/thread-self/fail-nth", text);
+	if (err)
+		ksm_die("fail-nth: %s", strerror(-err));
+}
+
+/* Did the failure that was asked for happen? Switches it off in any case. */
+static bool failed_nth(void)
+{
+	char buf[16] = "";
+	int fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+	bool hit;
+
+	/* Reading and writing it does not allocate under fail-nth: open did. */
+	if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
+		ksm_die("fail-nth: %s", strerror(errno));
+	hit = atoi(buf) == 0;
+	if (pwrite(fd, "0", 1, 0) != 1)
+		ksm_die("fail-nth: %s", strerror(errno));
+	close(fd);
+	return hit;
+}
+
+static long try_area(struct ksm *k, int area, char *mem)
+{
+	int fd = ioctl(k->dev, KSM_CREATE_SHARED_MEMORY_AREA);
+	int err = errno;
+
+	(void)area;
+	(void)mem;
+	if (fd < 0)
+		return -err;
+	close(fd);
+	return 0;
+}
+
+static long try_scan_fd(struct ksm *k, int area, char *mem)
+{
+	int fd = ioctl(k->dev, KSM_CREATE_SCAN);
+	int err = errno;
+
+	(void)area;
+	(void)mem;
+	if (fd < 0)
+		return -err;
+	close(fd);
+	return 0;
+}
+
+static long try_register(struct ksm *k, int area, char *mem)
+{
+	(void)k;
+	return ksm_register(area, mem, 64);
+}
+
+static long try_scan(struct ksm *k, int area, char *mem)
+{
+	struct ksm_user_scan s = { .pages_to_scan = 4 * 64 };
+
+	(void)area;
+	(void)mem;
+	return ioctl(k->scan, KSM_SCAN, &s) ? -errno : 0;
+}
+
+static long try_unmerge(struct ksm *k, int area, char *mem)
+{
+	(void)k;
+	(void)mem;
+	return ksm_unmerge(area);
+}
+
+TEST_F_TIMEOUT(limit, failing_allocations, 240)
+{
+	static long (*const calls[])(struct ksm *k, int area, char *mem) = {
+		try_area, try_scan_fd, try_register, try_scan, try_unmerge,
+	};
+	static const char *const setup[][2] = {
+		{ DEBUGFS "failslab/ignore-gfp-wait", "N" },
+		{ DEBUGFS "failslab/verbose", "0" },
+		{ DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N" },
+		{ DEBUGFS "fail_page_alloc/ignore-gfp-highmem", "N" },
+		{ DEBUGFS "fail_page_alloc/min-order", "0" },
+		{ DEBUGFS "fail_page_alloc/verbose", "0" },
+	};
+	char *mem = ksm_mmap(64);
+	unsigned int injected = 0;
+
+	if (access(DEBUGFS "failslab", F_OK))
+		SKIP(return, "this kernel has no fault injection; the debug kernel has");
+	for (size_t i = 0; i < sizeof(setup) / sizeof(setup[0]); i++)
+		ksm_write_file(setup[i][0], setup[i][1]);
+	ksm_fill_same(mem, 64, 1);
+
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+		const long long areas = ksm_stat("areas");
+		unsigned int n;
+		bool hit = true;
+		long ret;
+
+		for (n = 1; hit && n < 300; n++) {
+			/* Each call finds what it needs: regions, merged pages. */
+			ksm_remove(self->area);
+			if (calls[i] != try_register)
+				ASSERT_EQ(0, ksm_register(self->area, mem, 64));
+			if (calls[i] == try_unmerge)
+				ksm_merge_all(&self->k);
+			fail_nth(n);
+			ret = calls[i](&self->k, self->area, mem);
+			hit = failed_nth();
+			injected += hit;
+			/* Scans do without; for the others it is an error of theirs. */
+			EXPECT_TRUE(ret == 0 || (ret == -ENOMEM && hit)) {
+				TH_LOG("call %zu, allocation %u: %s", i, n, strerror(-ret));
+			}
+			EXPECT_EQ(areas, ksm_stat("areas"));
+			if (calls[i] == try_register && ret)
+				EXPECT_EQ(0, ksm_stat("regions"));
+			EXPECT_EQ(0, ksm_wrong_same(mem, 64, 1));
+		}
+		/* In the end one call went through without being hit. */
+		EXPECT_FALSE(hit);
+	}
+	TH_LOG("%u failures were injected", injected);
+	EXPECT_LT(10, injected);
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(1, ksm_distinct(0, mem, 64));
+}
+
+TEST_HARNESS_MAIN

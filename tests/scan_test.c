@@ -1,0 +1,738 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * scan_test.c - KSM_SCAN and kksmd: signals, limits, several scanners at once,
+ * pacing, starting and stopping, suspend
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ksm_harness.h"
+
+/* From the kernel's sched.h: the thread is not frozen for suspend. */
+#define PF_KTHREAD	0x00200000
+#define PF_NOFREEZE	0x00008000
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+/* Wait until the counter has grown by @more, @seconds at most. */
+static bool wait_for_more(const char *name, long long more, double seconds)
+{
+	long long start = ksm_stat(name);
+	double end = now() + seconds;
+
+	do {
+		if (ksm_stat(name) >= start + more)
+			return true;
+		usleep(5000);
+	} while (now() < end);
+	return false;
+}
+
+/* ---- signals ---- */
+
+static void on_alarm(int sig)
+{
+	(void)sig;
+}
+
+static void set_alarm(unsigned int usec)
+{
+	struct itimerval timer = { .it_value = { usec / 1000000, usec % 1000000 } };
+	struct sigaction sa = { .sa_handler = on_alarm };
+
+	sigaction(SIGVTALRM, &sa, NULL);
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+/*
+ * Interrupted again and again, the scan must neither lose its place nor visit
+ * pages twice: after one pass' worth of visits one pass is done.
+ */
+TEST_F(device, interrupted)
+{
+	const size_t n = 4096;
+	struct ksm_user_scan s = { .pages_to_scan = UINT32_MAX };
+	char *mem = ksm_mmap(2 * n);
+	long long scanned, start, passes;
+	int interrupted = 0, calls = 0;
+	double began, took, longest = 0;
+
+	ksm_fill(mem, n, 1);
+	ksm_fill(mem + n * PGSZ, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
+	start = ksm_stat("pages_scanned");
+	passes = ksm_stat("full_scans");
+	do {
+		scanned = ksm_stat("pages_scanned");
+		set_alarm(20000);
+		began = now();
+		EXPECT_EQ(-1, ioctl(self->k.scan, KSM_SCAN, &s));
+		EXPECT_EQ(EINTR, errno);
+		took = now() - began;
+		if (took > longest)
+			longest = took;
+		interrupted += errno == EINTR;
+		calls++;
+		/* The struct is the caller's: nothing of it is written back. */
+		EXPECT_EQ(UINT32_MAX, s.pages_to_scan);
+		ASSERT_GT(2000, calls);
+		EXPECT_LT(scanned, ksm_stat("pages_scanned"));
+	} while (ksm_stat("full_scans") < passes + 4);
+	EXPECT_LT(2, interrupted);
+	/* Soon: the signal came after 20 ms. */
+	EXPECT_GT(1.0, longest);
+
+	/*
+	 * A call may stop within a chunk that the next one starts over, and the
+	 * last one may have gone into the passes after the fourth.
+	 */
+	scanned = ksm_stat("pages_scanned") - start;
+	passes = ksm_stat("full_scans") - passes;
+	TH_LOG("%d calls, %lld pages in %lld passes, longest call %.3f s", calls,
+	       scanned, passes, longest);
+	EXPECT_LE(passes * 2 * (long long)n, scanned);
+	EXPECT_GE((passes + 1) * 2 * (long long)n + 512 * calls, scanned);
+	/* And the work is done as if nobody had disturbed it. */
+	EXPECT_EQ(n, ksm_same_frames(0, mem, 0, mem + n * PGSZ, n));
+	EXPECT_EQ(n, ksm_stat("pages_sharing"));
+	EXPECT_EQ(0, ksm_wrong(mem, n, 1));
+	EXPECT_EQ(0, ksm_wrong(mem + n * PGSZ, n, 1));
+}
+
+static long fn_scan_for_ever(long scan, long unused, long unused2, long unused3)
+{
+	struct ksm_user_scan s = { .pages_to_scan = UINT32_MAX };
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	while (!ioctl(scan, KSM_SCAN, &s))
+		;
+	return -errno;
+}
+
+TEST_F(device, killed)
+{
+	char *mem = ksm_mmap(2048);
+	struct ksm_child c;
+	double began;
+	int status;
+
+	ksm_fill(mem, 2048, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, 2048));
+	ksm_spawn(&c);
+	ksm_call_start(&c, fn_scan_for_ever, self->k.scan, 0, 0, 0);
+	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 20));
+	began = now();
+	status = ksm_kill(&c);
+	EXPECT_TRUE(WIFSIGNALED(status));
+	EXPECT_GT(2.0, now() - began);
+	/* Nobody scans any more, and others can. */
+	EXPECT_FALSE(wait_for_more("pages_scanned", 1, 0.2));
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(2048, ksm_stat("pages_unshared"));
+}
+
+/* A debugger's stop and go on must not end it, and must not be held up by it. */
+TEST_F(device, stopped_process_is_scanned)
+{
+	const size_t n = 256;
+	char *mem = ksm_mmap(n);
+	struct ksm_child c;
+	int status;
+
+	ksm_spawn(&c);
+	ksm_fill(mem, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	ksm_call(&c, ksm_fn_fill, mem, n, 1);
+	ASSERT_EQ(0, ksm_call(&c, ksm_fn_register, self->area, mem, n));
+	ASSERT_EQ(0, kill(c.pid, SIGSTOP));
+	ASSERT_EQ(c.pid, waitpid(c.pid, &status, WUNTRACED));
+	ASSERT_TRUE(WIFSTOPPED(status));
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(n, ksm_same_frames(0, mem, c.pid, mem, n));
+	ASSERT_EQ(0, kill(c.pid, SIGCONT));
+	EXPECT_EQ(0, ksm_call(&c, ksm_fn_wrong, mem, n, 1));
+	EXPECT_EQ(0, ksm_end(&c));
+}
+
+/* ---- limits of one call ---- */
+
+TEST_F(device, pages_to_scan)
+{
+	static const unsigned int steps[] = { 1, 7, 511, 512, 513, 1000 };
+	const size_t n = 1200;
+	char *mem = ksm_mmap(n);
+	long long before;
+
+	ksm_fill(mem, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+		before = ksm_stat("pages_scanned");
+		ASSERT_EQ(0, ksm_scan(self->k.scan, steps[i]));
+		EXPECT_EQ(steps[i], ksm_stat("pages_scanned") - before);
+	}
+	/* A whole number of passes is counted as such. */
+	before = ksm_stat("full_scans");
+	ASSERT_EQ(0, ksm_scan(self->k.scan, 5 * n));
+	EXPECT_EQ(5, ksm_stat("full_scans") - before);
+}
+
+TEST_F(device, max_pages_to_merge)
+{
+	const size_t n = 256;
+	struct ksm_user_scan s = {
+		.pages_to_scan = 8 * n, .max_pages_to_merge = 10,
+	};
+	char *mem = ksm_mmap(2 * n);
+	long long merged = 0, before, scanned;
+	int calls = 0;
+
+	ksm_fill(mem, n, 1);
+	ksm_fill(mem + n * PGSZ, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
+	while (merged < (long long)n) {
+		ASSERT_GT(100, ++calls);
+		before = merged;
+		scanned = ksm_stat("pages_scanned");
+		ASSERT_EQ(0, ioctl(self->k.scan, KSM_SCAN, &s));
+		merged = ksm_stat("pages_sharing");
+		scanned = ksm_stat("pages_scanned") - scanned;
+		EXPECT_GE(before + 10, merged);
+		/* It came back early, for it had merged enough, ... */
+		if (merged < (long long)n) {
+			EXPECT_LT(before, merged);
+			EXPECT_GT(8 * n, scanned);
+		}
+	}
+	/* ... and so more often than without a limit. */
+	EXPECT_LE(n / 10, calls);
+	EXPECT_EQ(n, ksm_same_frames(0, mem, 0, mem + n * PGSZ, n));
+
+	/* One a call, and no limit at all. */
+	ksm_fill(mem, n, 2);
+	ksm_fill(mem + n * PGSZ, n, 2);
+	s.max_pages_to_merge = 1;
+	ASSERT_EQ(0, ioctl(self->k.scan, KSM_SCAN, &s));
+	EXPECT_GE(1, ksm_stat("pages_sharing"));
+	s.max_pages_to_merge = 0;
+	ASSERT_EQ(0, ioctl(self->k.scan, KSM_SCAN, &s));
+	EXPECT_EQ(n, ksm_stat("pages_sharing"));
+}
+
+TEST_F(device, kksmd_max_pages_to_merge)
+{
+	const size_t n = 256;
+	char *mem = ksm_mmap(2 * n);
+	long long merged, most = 0, before = 0;
+	double end;
+
+	ksm_fill(mem, n, 1);
+	ksm_fill(mem + n * PGSZ, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
+	/* Rounds so far apart that each can be seen. */
+	ASSERT_EQ(0, ksm_start(self->k.dev, 8 * n, 16, 500000));
+	end = now() + 15;
+	do {
+		merged = ksm_stat("pages_sharing");
+		if (merged - before > most)
+			most = merged - before;
+		before = merged;
+		usleep(20000);
+	} while (merged < 64 && now() < end);
+	EXPECT_LE(64, merged);
+	/* A look might fall between two rounds only once in a blue moon. */
+	EXPECT_GE(16, most);
+	ASSERT_EQ(0, ksm_start(self->k.dev, 8 * n, 0, 0));
+	end = now() + 15;
+	while (ksm_stat("pages_sharing") < (long long)n && now() < end)
+		usleep(10000);
+	EXPECT_EQ(n, ksm_stat("pages_sharing"));
+}
+
+TEST_F(device, nothing_to_do)
+{
+	struct ksm_user_scan s = { .pages_to_scan = UINT32_MAX };
+	double began = now();
+	long long passes = ksm_stat("full_scans");
+
+	ASSERT_EQ(0, ioctl(self->k.scan, KSM_SCAN, &s));
+	EXPECT_GT(1.0, now() - began);
+	EXPECT_EQ(passes, ksm_stat("full_scans"));
+}
+
+/* ---- several at once ---- */
+
+struct scanner {
+	int fd;
+	_Atomic int stop;
+	_Atomic long calls;
+	int error;
+};
+
+static void *scanner_main(void *arg)
+{
+	struct scanner *s = arg;
+	struct ksm_user_scan scan = { .pages_to_scan = 300 };
+
+	while (!s->stop && !s->error) {
+		if (ioctl(s->fd, KSM_SCAN, &scan) && errno != EINTR)
+			s->error = errno;
+		s->calls++;
+	}
+	return NULL;
+}
+
+TEST_F(device, two_scanners_and_kksmd)
+{
+	const size_t n = 4096;
+	struct scanner scanners[2] = { 0 };
+	struct ksm_child c;
+	pthread_t threads[2];
+	char *mem = ksm_mmap(n);
+	double end;
+
+	ksm_spawn(&c);
+	ksm_fill(mem, n, 3);
+	ksm_call(&c, ksm_fn_fill, mem, n, 3);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	ASSERT_EQ(0, ksm_call(&c, ksm_fn_register, self->area, mem, n));
+	for (int i = 0; i < 2; i++) {
+		scanners[i].fd = ioctl(self->k.dev, KSM_CREATE_SCAN);
+		ASSERT_LE(0, scanners[i].fd);
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, scanner_main, &scanners[i]));
+	}
+	ASSERT_EQ(0, ksm_start(self->k.dev, 300, 0, 0));
+	end = now() + 30;
+	while (ksm_stat("pages_sharing") < (long long)n && now() < end)
+		usleep(20000);
+	for (int i = 0; i < 2; i++)
+		scanners[i].stop = 1;
+	for (int i = 0; i < 2; i++) {
+		pthread_join(threads[i], NULL);
+		EXPECT_EQ(0, scanners[i].error);
+		EXPECT_LT(0, scanners[i].calls);
+		close(scanners[i].fd);
+	}
+	ASSERT_EQ(0, ksm_stop(self->k.dev));
+	/* One page for each content, however many looked for it at once. */
+	EXPECT_EQ(n, ksm_same_frames(0, mem, c.pid, mem, n));
+	EXPECT_EQ(n, ksm_distinct(0, mem, n));
+	EXPECT_EQ(n, ksm_stat("pages_shared"));
+	EXPECT_EQ(n, ksm_stat("pages_sharing"));
+	EXPECT_EQ(0, ksm_wrong(mem, n, 3));
+	EXPECT_EQ(0, ksm_call(&c, ksm_fn_wrong, mem, n, 3));
+	EXPECT_EQ(0, ksm_end(&c));
+}
+
+/* Works on what threads of it share: the area fd is closed under the others. */
+struct racer {
+	int dev;
+	char *mem;
+	_Atomic int area, stop;
+	_Atomic long done;
+};
+
+static void *racer_register(void *arg)
+{
+	struct racer *r = arg;
+
+	for (unsigned int i = 0; !r->stop; i++) {
+		int err = ksm_register(r->area, r->mem + (i * 37 % 512) * PGSZ, 1 + i % 64);
+
+		if (err && err != -EEXIST && err != -EBADF && err != -ENOMEM)
+			ksm_die("register in a race: %s", strerror(-err));
+		if (i % 5 == 0)
+			ksm_remove(r->area);
+		r->done += !err;
+	}
+	return NULL;
+}
+
+static void *racer_unmerge(void *arg)
+{
+	struct racer *r = arg;
+
+	while (!r->stop) {
+		int err = ksm_unmerge(r->area);
+
+		if (err && err != -EBADF && err != -ENOMEM)
+			ksm_die("unmerge in a race: %s", strerror(-err));
+	}
+	return NULL;
+}
+
+static void *racer_close(void *arg)
+{
+	struct racer *r = arg;
+
+	while (!r->stop) {
+		int area = ioctl(r->dev, KSM_CREATE_SHARED_MEMORY_AREA);
+		/* dup2() replaces it under the others' hands, as a program may. */
+		if (area < 0)
+			ksm_die("CREATE_SHARED_MEMORY_AREA in a race: %s", strerror(errno));
+		if (dup2(area, r->area) < 0)
+			ksm_die("dup2: %s", strerror(errno));
+		close(area);
+		usleep(300);
+	}
+	return NULL;
+}
+
+TEST_F(device, area_calls_race)
+{
+	static void *(*const mains[])(void *) = {
+		racer_register, racer_register, racer_unmerge, racer_close,
+	};
+	struct racer r = { .dev = self->k.dev };
+	struct scanner s = { .fd = self->k.scan };
+	pthread_t threads[4], scan;
+
+	r.mem = ksm_mmap(1024);
+	r.area = ksm_area(&self->k);
+	ksm_fill_same(r.mem, 1024, 9);
+	ASSERT_EQ(0, pthread_create(&scan, NULL, scanner_main, &s));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 0));
+	for (int i = 0; i < 4; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, mains[i], &r));
+	sleep(3);
+	r.stop = 1;
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	s.stop = 1;
+	pthread_join(scan, NULL);
+	EXPECT_EQ(0, s.error);
+	EXPECT_LT(10, r.done);
+	EXPECT_EQ(0, ksm_wrong_same(r.mem, 1024, 9));
+	close(r.area);
+	EXPECT_EQ(1, ksm_stat("areas"));
+	EXPECT_EQ(0, ksm_stat("regions"));
+	EXPECT_EQ(0, ksm_stat("pages_registered"));
+}
+
+/* Processes that register and exit, with everybody scanning all the while. */
+TEST_F(device, exit_while_scanned)
+{
+	struct scanner s = { .fd = self->k.scan };
+	char *mem = ksm_mmap(128);
+	struct ksm_child c[3];
+	pthread_t scan;
+	int status;
+
+	ASSERT_EQ(0, pthread_create(&scan, NULL, scanner_main, &s));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 0));
+	ksm_fill(mem, 128, 4);
+	for (int round = 0; round < 30; round++) {
+		for (int i = 0; i < 3; i++) {
+			ksm_spawn(&c[i]);
+			ASSERT_EQ(0, ksm_call(&c[i], ksm_fn_register, self->area, mem, 128));
+			/* Its own copies, equal to those of the others. */
+			ksm_call(&c[i], ksm_fn_fill, mem, 128, 4);
+		}
+		usleep(1000 * (round % 7) * 5);
+		for (int i = 0; i < 3; i++) {
+			EXPECT_EQ(0, ksm_call(&c[i], ksm_fn_wrong, mem, 128, 4));
+			status = i ? ksm_end(&c[i]) : ksm_kill(&c[i]);
+			EXPECT_EQ(i ? 0 : SIGKILL, status);
+		}
+	}
+	s.stop = 1;
+	pthread_join(scan, NULL);
+	EXPECT_EQ(0, s.error);
+	ASSERT_EQ(0, ksm_stop(self->k.dev));
+	/* The area is open still, but those it knew are gone. */
+	EXPECT_TRUE(ksm_wait_no_regions(&self->k));
+	EXPECT_EQ(0, ksm_stat("pages_shared"));
+	EXPECT_EQ(0, ksm_wrong(mem, 128, 4));
+}
+
+/* ---- kksmd ---- */
+
+struct stat_line {
+	char state;
+	unsigned long flags, utime, stime;
+	long nice;
+};
+
+static bool read_stat(pid_t pid, struct stat_line *s)
+{
+	char path[64], line[1024], *p;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	p = fgets(line, sizeof(line), f);
+	fclose(f);
+	if (!p)
+		return false;
+	p = strrchr(line, ')');
+	return p && sscanf(p + 1,
+			   " %c %*d %*d %*d %*d %*d %lu %*u %*u %*u %*u %lu %lu %*d %*d %*d %ld",
+			   &s->state, &s->flags, &s->utime, &s->stime, &s->nice) == 5;
+}
+
+/* The only thread of that name, or 0. */
+static pid_t find_kksmd(void)
+{
+	DIR *d = opendir("/proc");
+	struct dirent *e;
+	pid_t found = 0;
+	int n = 0;
+
+	while (d && (e = readdir(d))) {
+		char path[300], name[32] = "";
+		struct stat_line s;
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
+		f = fopen(path, "re");
+		if (!f)
+			continue;
+		if (!fgets(name, sizeof(name), f))
+			name[0] = '\0';
+		fclose(f);
+		if (strcmp(name, "kksmd\n") || !read_stat(atoi(e->d_name), &s) ||
+		    !(s.flags & PF_KTHREAD))
+			continue;
+		found = atoi(e->d_name);
+		n++;
+	}
+	if (d)
+		closedir(d);
+	return n == 1 ? found : 0;
+}
+
+TEST_F(device, kksmd_is_polite)
+{
+	pid_t pid = find_kksmd();
+	struct stat_line s, later;
+
+	ASSERT_NE(0, pid);
+	ASSERT_TRUE(read_stat(pid, &s));
+	EXPECT_EQ(5, s.nice);
+	EXPECT_EQ(0, s.flags & PF_NOFREEZE);
+	/* Stopped it sleeps, without counting as load and without waking up. */
+	EXPECT_TRUE(s.state == 'S' || s.state == 'I') {
+		TH_LOG("state %c", s.state);
+	}
+	sleep(1);
+	ASSERT_TRUE(read_stat(pid, &later));
+	EXPECT_GE(1, later.utime + later.stime - s.utime - s.stime);
+
+	/* Sleeping for an hour it does so just as well. */
+	ASSERT_EQ(0, ksm_start(self->k.dev, 1, 0, 3600000000U));
+	usleep(500000);
+	ASSERT_TRUE(read_stat(pid, &s));
+	EXPECT_TRUE(s.state == 'S' || s.state == 'I') {
+		TH_LOG("state %c", s.state);
+	}
+}
+
+TEST_F(device, kksmd_retunes_at_once)
+{
+	const size_t n = 512;
+	char *mem = ksm_mmap(n);
+	double began;
+
+	ksm_fill(mem, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 3600000000U));
+	/* The first round is over, and the next one an hour away. */
+	usleep(300000);
+	EXPECT_FALSE(wait_for_more("pages_scanned", 1, 0.5));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 0));
+	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 2));
+
+	/* Back to sleep, and out of it by a stop and a start. */
+	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 3600000000U));
+	usleep(300000);
+	EXPECT_FALSE(wait_for_more("pages_scanned", 1, 0.5));
+	began = now();
+	ASSERT_EQ(0, ksm_stop(self->k.dev));
+	EXPECT_GT(1.0, now() - began);
+	EXPECT_EQ(0, ksm_stat("run"));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 0));
+	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 2));
+}
+
+TEST_F(device, kksmd_stops_at_once)
+{
+	const size_t n = 2048;
+	char *mem = ksm_mmap(n);
+	long long scanned;
+	double began;
+
+	ksm_fill(mem, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	for (int i = 0; i < 20; i++) {
+		/* A round that would last for minutes. */
+		ASSERT_EQ(0, ksm_start(self->k.dev, UINT32_MAX, 0, 0));
+		EXPECT_TRUE(wait_for_more("pages_scanned", 1, 5));
+		usleep(1000 * i);
+		began = now();
+		ASSERT_EQ(0, ksm_stop(self->k.dev));
+		/* When the call is back, the thread is at rest. */
+		scanned = ksm_stat("pages_scanned");
+		EXPECT_GT(1.0, now() - began);
+		usleep(30000);
+		EXPECT_EQ(scanned, ksm_stat("pages_scanned"));
+	}
+}
+
+/* 10 pages every 50 ms are 200 in a second: in no other unit. */
+TEST_F(device, kksmd_sleeps_microseconds)
+{
+	const size_t n = 512;
+	char *mem = ksm_mmap(n);
+	long long scanned;
+	double began, expected;
+
+	ksm_fill(mem, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 50000));
+	began = now();
+	scanned = ksm_stat("pages_scanned");
+	sleep(2);
+	scanned = ksm_stat("pages_scanned") - scanned;
+	expected = (now() - began) / 0.05 * 10;
+	EXPECT_GE(expected + 20, scanned);
+	EXPECT_LE(expected / 4, scanned);
+}
+
+/* With nobody registered, even a thread at full speed has nothing to burn. */
+TEST_F(device, kksmd_wakes_for_a_registration)
+{
+	char *mem = ksm_mmap(64);
+	pid_t pid = find_kksmd();
+	struct stat_line s, later;
+
+	ASSERT_NE(0, pid);
+	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 0));
+	usleep(200000);
+	ASSERT_TRUE(read_stat(pid, &s));
+	sleep(1);
+	ASSERT_TRUE(read_stat(pid, &later));
+	EXPECT_GE(50, later.utime + later.stime - s.utime - s.stime);
+	ksm_fill_same(mem, 64, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, 64));
+	EXPECT_TRUE(wait_for_more("pages_scanned", 256, 3));
+}
+
+static long fn_control(long dev, long seconds, long seed, long unused)
+{
+	double end = now() + seconds;
+	unsigned int rng = seed;
+
+	(void)unused;
+	while (now() < end) {
+		struct ksm_kthread_info k = {
+			.sleep = rand_r(&rng) % 3 * 100,
+			.pages_to_scan = 1 + rand_r(&rng) % 1000,
+			.max_pages_to_merge = rand_r(&rng) % 50,
+			.flags = rand_r(&rng) % 3 ? ksm_control_flags_run : 0,
+		};
+
+		if (ioctl(dev, KSM_START_STOP_KTHREAD, &k) ||
+		    ioctl(dev, KSM_GET_INFO_KTHREAD, &k))
+			return -errno;
+		if (!k.pages_to_scan || k.flags & ~ksm_control_flags_run)
+			return -ERANGE;
+	}
+	return 0;
+}
+
+TEST_F(device, control_races)
+{
+	const size_t n = 256;
+	char *mem = ksm_mmap(n);
+	struct ksm_child c[2];
+
+	ksm_fill_same(mem, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	/* The settings of all time before are not a valid answer in fn_control. */
+	ASSERT_EQ(0, ksm_start(self->k.dev, 1, 0, 0));
+	for (int i = 0; i < 2; i++) {
+		ksm_spawn(&c[i]);
+		ksm_call_start(&c[i], fn_control, self->k.dev, 2, i, 0);
+	}
+	for (int i = 0; i < 2; i++) {
+		EXPECT_EQ(0, ksm_call_finish(&c[i]));
+		EXPECT_EQ(0, ksm_end(&c[i]));
+	}
+	/* Whatever state they left, the next command is obeyed. */
+	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 0));
+	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 3));
+	ASSERT_EQ(0, ksm_stop(self->k.dev));
+	EXPECT_FALSE(wait_for_more("pages_scanned", 1, 0.2));
+	EXPECT_EQ(0, ksm_wrong_same(mem, n, 1));
+}
+
+/*
+ * The kernel's test mode freezes all tasks, waits, and thaws them. A thread of
+ * ours that could not be frozen would fail it; one that was exempt from it would
+ * go on scanning meanwhile.
+ */
+TEST_F(device, suspend)
+{
+	const size_t n = 1024;
+	struct scanner s = { .fd = self->k.scan };
+	char *mem = ksm_mmap(n);
+	long long before, rate, scanned;
+	pthread_t scan;
+	double began;
+
+	if (access("/sys/power/state", W_OK) || access("/sys/power/pm_test", W_OK))
+		SKIP(return, "this kernel has no /sys/power/pm_test to suspend with");
+	ksm_fill(mem, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 1000, 0, 0));
+	before = ksm_stat("pages_scanned");
+	sleep(1);
+	rate = ksm_stat("pages_scanned") - before;
+	EXPECT_LT(100, rate);
+
+	/* A task in KSM_SCAN must not hold it up either. */
+	ASSERT_EQ(0, pthread_create(&scan, NULL, scanner_main, &s));
+	ksm_write_file("/sys/module/suspend/parameters/pm_test_delay", "3");
+	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_test", "freezer"));
+	usleep(50000);
+	began = now();
+	before = ksm_stat("pages_scanned");
+	EXPECT_EQ(0, ksm_write_file("/sys/power/state", "freeze"));
+	scanned = ksm_stat("pages_scanned") - before;
+	s.stop = 1;
+	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_test", "none"));
+	TH_LOG("%lld pages a second before, %lld in %.1f s of suspend", rate, scanned,
+	       now() - began);
+	EXPECT_LT(2.5, now() - began);
+	EXPECT_GT(rate * 2, scanned);
+	pthread_join(scan, NULL);
+	EXPECT_EQ(0, s.error);
+	/* Thawed, it goes on. */
+	EXPECT_TRUE(wait_for_more("pages_scanned", 100, 5));
+}
+
+TEST_HARNESS_MAIN

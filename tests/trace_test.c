@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * trace_test.c - the tracepoints of system ksmdev say what really happened
+ *
+ * What an event claims is compared with pagemap: the frame that a merge names
+ * must be the one that is mapped at the address that it names.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "ksm_harness.h"
+
+#define TRACING		"/sys/kernel/tracing"
+#define INSTANCE	TRACING "/instances/ksmdev-test"
+#define MAX_EVENTS	4096
+
+struct event {
+	char name[32];
+	unsigned long addr, pfn, pages, visited, merged;
+	long err;
+	char reason[32];
+};
+
+FIXTURE(trace) {
+	struct ksm k;
+	int area;
+	struct event *events;
+	int nr;
+};
+
+FIXTURE_SETUP(trace)
+{
+	int err;
+
+	ksm_begin(&self->k);
+	self->area = ksm_area(&self->k);
+	self->events = calloc(MAX_EVENTS, sizeof(*self->events));
+	ASSERT_NE(NULL, self->events);
+	/* An instance of our own: what others trace is not our business. */
+	rmdir(INSTANCE);
+	ASSERT_EQ(0, mkdir(INSTANCE, 0700)) {
+		TH_LOG("%s: %s; is tracefs mounted?", INSTANCE, strerror(errno));
+	}
+	err = ksm_write_file(INSTANCE "/events/ksmdev/enable", "1");
+	ASSERT_EQ(0, err) {
+		TH_LOG("cannot enable the events of system ksmdev: %s", strerror(-err));
+	}
+}
+
+FIXTURE_TEARDOWN(trace)
+{
+	EXPECT_EQ(0, ksm_write_file(INSTANCE "/events/ksmdev/enable", "0"));
+	EXPECT_EQ(0, rmdir(INSTANCE));
+	free(self->events);
+	close(self->area);
+	ksm_finish(&self->k);
+}
+
+static unsigned long field(const char *line, const char *name)
+{
+	const char *p = strstr(line, name);
+
+	return p ? strtoul(p + strlen(name), NULL, 0) : 0;
+}
+
+/* Reads what was traced since the last time. */
+static int read_events(struct event *events)
+{
+	char line[512], *p;
+	int n = 0;
+	FILE *f = fopen(INSTANCE "/trace", "re");
+
+	if (!f)
+		ksm_die("cannot open " INSTANCE "/trace: %s", strerror(errno));
+	while (n < MAX_EVENTS && fgets(line, sizeof(line), f)) {
+		struct event *e = &events[n];
+
+		if (strstr(line, "LOST"))
+			ksm_die("the trace buffer was too small: %s", line);
+		p = strstr(line, " ksmdev_");
+		if (line[0] == '#' || !p)
+			continue;
+		memset(e, 0, sizeof(*e));
+		if (sscanf(p, " ksmdev_%31[a-z_]:", e->name) != 1)
+			ksm_die("cannot read the event \"%s\"", line);
+		p += strlen(e->name);
+		e->addr = field(p, "addr=");
+		e->pfn = field(p, "pfn=");
+		e->pages = field(p, " pages=");
+		e->visited = field(p, "visited=");
+		e->merged = field(p, "merged=");
+		e->err = (long)field(p, "err=");
+		p = strstr(p, "reason=");
+		if (p)
+			sscanf(p, "reason=%31s", e->reason);
+		n++;
+	}
+	fclose(f);
+	/* To truncate it is what empties the buffer. */
+	f = fopen(INSTANCE "/trace", "we");
+	if (!f)
+		ksm_die("cannot clear " INSTANCE "/trace: %s", strerror(errno));
+	fclose(f);
+	return n;
+}
+
+static int count(const struct event *events, int nr, const char *name)
+{
+	int n = 0;
+
+	for (int i = 0; i < nr; i++)
+		n += !strcmp(events[i].name, name);
+	return n;
+}
+
+TEST_F(trace, all_are_there)
+{
+	static const char *const names[] = {
+		"scan_start", "scan_end", "merge", "merge_failed", "unmerge",
+	};
+	char path[128];
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		snprintf(path, sizeof(path), TRACING "/events/ksmdev/ksmdev_%s/format", names[i]);
+		EXPECT_EQ(0, access(path, R_OK)) {
+			TH_LOG("%s: %s", path, strerror(errno));
+		}
+	}
+	/* The kernel's own ksm has its own system. */
+	EXPECT_EQ(0, access(TRACING "/events/ksmdev/enable", W_OK));
+}
+
+TEST_F(trace, merge_and_unmerge)
+{
+	const size_t n = 64, total = 2 * n + 4;
+	char *mem = ksm_mmap(total);
+	struct ksm_user_scan s = { .pages_to_scan = 4 * total };
+	unsigned char seen[2 * 64 + 4] = { 0 };
+	const uint64_t zero = ksm_zero_pfn();
+	unsigned long merged = 0;
+
+	ksm_fill(mem, n, 1);
+	ksm_fill(mem + n * PGSZ, n, 1);
+	ksm_fn_zero((long)(mem + 2 * n * PGSZ), 4, 0, 0);
+	ASSERT_EQ(0, ksm_register(self->area, mem, total));
+	EXPECT_EQ(0, read_events(self->events));
+	ASSERT_EQ(0, ioctl(self->k.scan, KSM_SCAN, &s));
+	ASSERT_EQ(n, ksm_stat("pages_sharing"));
+
+	self->nr = read_events(self->events);
+	ASSERT_EQ(1, count(self->events, self->nr, "scan_start"));
+	ASSERT_EQ(1, count(self->events, self->nr, "scan_end"));
+	EXPECT_STREQ("scan_start", self->events[0].name);
+	EXPECT_EQ(4 * total, self->events[0].pages);
+	EXPECT_STREQ("scan_end", self->events[self->nr - 1].name);
+	EXPECT_EQ(4 * total, self->events[self->nr - 1].visited);
+	EXPECT_EQ(0, self->events[self->nr - 1].err);
+	for (int i = 0; i < self->nr; i++) {
+		struct event *e = &self->events[i];
+		size_t page = (e->addr - (uintptr_t)mem) / PGSZ;
+
+		if (strcmp(e->name, "merge"))
+			continue;
+		merged++;
+		ASSERT_GT(total, page);
+		seen[page]++;
+		EXPECT_EQ(ksm_pfn(0, (void *)e->addr), e->pfn);
+		if (page >= 2 * n)
+			EXPECT_EQ(zero, e->pfn);
+	}
+	EXPECT_EQ(total, merged);
+	EXPECT_EQ(merged, self->events[self->nr - 1].merged);
+	for (size_t i = 0; i < total; i++)
+		EXPECT_EQ(1, seen[i]);
+
+	memset(seen, 0, sizeof(seen));
+	ASSERT_EQ(0, ksm_unmerge(self->area));
+	self->nr = read_events(self->events);
+	EXPECT_EQ(total, count(self->events, self->nr, "unmerge"));
+	for (int i = 0; i < self->nr; i++) {
+		size_t page = (self->events[i].addr - (uintptr_t)mem) / PGSZ;
+
+		ASSERT_GT(total, page);
+		seen[page]++;
+		EXPECT_EQ(0, self->events[i].err);
+	}
+	for (size_t i = 0; i < total; i++)
+		EXPECT_EQ(1, seen[i]);
+	EXPECT_EQ(0, ksm_wrong(mem, n, 1));
+}
+
+TEST_F(trace, merge_failed)
+{
+	char *mem = ksm_mmap(3);
+	struct iovec iov = { mem, PGSZ };
+	char buf[PGSZ];
+	int p[2], failed = 0;
+
+	ksm_fill_same(mem, 3, 1);
+	ASSERT_EQ(0, pipe(p));
+	/* The pipe holds a reference to the first page. */
+	ASSERT_EQ((ssize_t)PGSZ, vmsplice(p[1], &iov, 1, 0));
+	ASSERT_EQ(0, ksm_register(self->area, mem, 3));
+	ksm_merge_all(&self->k);
+	self->nr = read_events(self->events);
+	for (int i = 0; i < self->nr; i++) {
+		struct event *e = &self->events[i];
+
+		if (strcmp(e->name, "merge_failed"))
+			continue;
+		EXPECT_EQ((uintptr_t)mem, e->addr);
+		EXPECT_STREQ("busy", e->reason);
+		failed++;
+	}
+	EXPECT_LT(0, failed);
+	EXPECT_EQ(2, count(self->events, self->nr, "merge"));
+	EXPECT_EQ(1, ksm_distinct(0, mem + PGSZ, 2));
+	EXPECT_EQ(2, ksm_distinct(0, mem, 3));
+
+	/* Once the pipe lets go it merges, and says so. */
+	ASSERT_EQ((ssize_t)PGSZ, read(p[0], buf, PGSZ));
+	EXPECT_TRUE(ksm_page_is(buf, 1, 0));
+	ksm_merge_all(&self->k);
+	self->nr = read_events(self->events);
+	EXPECT_EQ(1, count(self->events, self->nr, "merge"));
+	EXPECT_EQ(1, ksm_distinct(0, mem, 3));
+}
+
+static void on_alarm(int sig)
+{
+	(void)sig;
+}
+
+TEST_F(trace, interrupted_scan)
+{
+	struct ksm_user_scan s = { .pages_to_scan = UINT32_MAX };
+	struct itimerval timer = { .it_value.tv_usec = 50000 };
+	struct sigaction sa = { .sa_handler = on_alarm };
+	char *mem = ksm_mmap(256);
+
+	ksm_fill(mem, 256, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, 256));
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_REAL, &timer, NULL);
+	ASSERT_EQ(-1, ioctl(self->k.scan, KSM_SCAN, &s));
+	ASSERT_EQ(EINTR, errno);
+	self->nr = read_events(self->events);
+	ASSERT_EQ(1, count(self->events, self->nr, "scan_end"));
+	EXPECT_EQ(-EINTR, self->events[self->nr - 1].err);
+	EXPECT_GT(UINT32_MAX, self->events[self->nr - 1].visited);
+}
+
+TEST_HARNESS_MAIN

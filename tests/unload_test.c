@@ -1,0 +1,591 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * unload_test.c - the module comes and goes, with merged pages alive and without
+ *
+ * Each test leaves the module loaded, as it found it, for whatever runs next and
+ * for the VM's own unload at the end.
+ *
+ * The last one needs a module that asks for a function that no kernel has, made
+ * with EXTRA_SYMBOL= and named by KSMDEV_MISSING_KO (or ksmdev-missing.ko next to
+ * this program).
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ksm_harness.h"
+
+#define MODULE "/sys/module/ksmdev"
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+static bool loaded(void)
+{
+	return !access(MODULE, F_OK);
+}
+
+/* 0 or -errno, without any waiting: busy is busy. */
+static int unload(void)
+{
+	return syscall(SYS_delete_module, "ksmdev", O_NONBLOCK) ? -errno : 0;
+}
+
+/* For when a process that just died may still be letting go of its fds. */
+static int unload_soon(void)
+{
+	double end = now() + 5;
+	int ret;
+
+	do {
+		ret = unload();
+		if (ret != -EAGAIN && ret != -EBUSY)
+			return ret;
+		usleep(50000);
+	} while (now() < end);
+	return ret;
+}
+
+/* As the VM's init does it, with its dependencies and parameters. */
+static void load(void)
+{
+	if (!loaded())
+		ksm_shell("modprobe ksmdev");
+	if (!loaded() || access("/dev/ksm", F_OK))
+		ksm_die("modprobe ksmdev gave no /dev/ksm; see the kernel log");
+}
+
+static int count_threads(const char *name)
+{
+	DIR *d = opendir("/proc");
+	struct dirent *e;
+	char path[300], comm[32];
+	int n = 0;
+
+	while (d && (e = readdir(d))) {
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
+		f = fopen(path, "re");
+		if (!f)
+			continue;
+		if (fgets(comm, sizeof(comm), f) && !strncmp(comm, name, strlen(name)) &&
+		    comm[strlen(name)] == '\n')
+			n++;
+		fclose(f);
+	}
+	if (d)
+		closedir(d);
+	return n;
+}
+
+/* Nothing with our name may be left when the module is gone. */
+static bool nothing_left(void)
+{
+	static const char *const paths[] = {
+		"/dev/ksm", MODULE, "/sys/class/misc/ksm",
+		"/sys/devices/virtual/misc/ksm", "/sys/kernel/tracing/events/ksmdev",
+		"/sys/kernel/debug/shrinker/ksmdev",
+	};
+	bool nothing = true;
+	char line[256];
+	FILE *f;
+
+	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+		if (access(paths[i], F_OK))
+			continue;
+		printf("# %s is still there\n", paths[i]);
+		nothing = false;
+	}
+	if (count_threads("kksmd")) {
+		printf("# kksmd is still there\n");
+		nothing = false;
+	}
+	f = fopen("/proc/misc", "re");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (!strstr(line, " ksm\n"))
+			continue;
+		printf("# /proc/misc still has ksm\n");
+		nothing = false;
+	}
+	if (f)
+		fclose(f);
+	/* And no kprobe stays behind on what we looked for. */
+	f = fopen("/sys/kernel/debug/kprobes/list", "re");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (!strstr(line, "kallsyms_lookup_name"))
+			continue;
+		printf("# a kprobe is still there: %s", line);
+		nothing = false;
+	}
+	if (f)
+		fclose(f);
+	return nothing;
+}
+
+FIXTURE(module) {
+	int unused;
+};
+
+FIXTURE_SETUP(module)
+{
+	(void)self;
+	load();
+}
+
+FIXTURE_TEARDOWN_PARENT(module)
+{
+	load();
+}
+
+TEST_F(module, busy_while_fds_are_open)
+{
+	struct ksm_user_scan s = { .pages_to_scan = 16 };
+	char *mem = ksm_mmap(16);
+	int dev, area, scan, sock[2];
+	char byte = 0, control[CMSG_SPACE(sizeof(int))] = "";
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+
+	ksm_fill_same(mem, 16, 1);
+	/* The device alone. */
+	dev = ksm_open();
+	EXPECT_EQ(-EAGAIN, unload());
+	/* An area alone, with a region; a scan fd alone. */
+	area = ioctl(dev, KSM_CREATE_SHARED_MEMORY_AREA);
+	scan = ioctl(dev, KSM_CREATE_SCAN);
+	ASSERT_LE(0, area);
+	ASSERT_LE(0, scan);
+	close(dev);
+	EXPECT_EQ(0, ksm_register(area, mem, 16));
+	EXPECT_EQ(-EAGAIN, unload());
+	close(scan);
+	EXPECT_EQ(-EAGAIN, unload());
+	/* Refusing has not hurt it. */
+	dev = ksm_open();
+	scan = ioctl(dev, KSM_CREATE_SCAN);
+	ASSERT_LE(0, scan);
+	close(dev);
+	EXPECT_EQ(0, ioctl(scan, KSM_SCAN, &s));
+	close(area);
+	EXPECT_EQ(-EAGAIN, unload());
+	/* Not even one that is on its way between two processes. */
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_DGRAM, 0, sock));
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &scan, sizeof(int));
+	ASSERT_EQ(1, sendmsg(sock[0], &msg, 0));
+	close(scan);
+	EXPECT_EQ(-EAGAIN, unload());
+	EXPECT_TRUE(loaded());
+	close(sock[0]);
+	close(sock[1]);
+	/* An open sysfs file does not count, and does not crash. */
+	dev = open("/sys/class/misc/ksm/pages_shared", O_RDONLY);
+	ASSERT_LE(0, dev);
+	EXPECT_EQ(0, unload_soon());
+	EXPECT_TRUE(nothing_left());
+	EXPECT_EQ(-1, read(dev, &byte, 1));
+	EXPECT_EQ(ENODEV, errno);
+	close(dev);
+}
+
+TEST_F(module, fresh_after_load)
+{
+	static const char *const zero[] = {
+		"pages_shared", "pages_sharing", "pages_unshared", "pages_volatile",
+		"zero_pages", "pages_scanned", "pages_skipped", "full_scans",
+		"kernel_pages", "areas", "regions", "pages_registered", "run",
+		"pages_to_scan", "max_pages_to_merge", "sleep_us",
+	};
+	struct ksm_kthread_info info;
+	int dev;
+
+	ASSERT_EQ(0, unload_soon());
+	EXPECT_TRUE(nothing_left());
+	load();
+	for (size_t i = 0; i < sizeof(zero) / sizeof(zero[0]); i++) {
+		EXPECT_EQ(0, ksm_stat(zero[i])) {
+			TH_LOG("%s", zero[i]);
+		}
+	}
+	EXPECT_EQ(1, count_threads("kksmd"));
+	memset(&info, 0xff, sizeof(info));
+	dev = ksm_open();
+	ASSERT_EQ(0, ioctl(dev, KSM_GET_INFO_KTHREAD, &info));
+	EXPECT_EQ(0, info.sleep);
+	EXPECT_EQ(0, info.pages_to_scan);
+	EXPECT_EQ(0, info.max_pages_to_merge);
+	EXPECT_EQ(0, info.flags);
+	close(dev);
+}
+
+/* Running or sleeping for an hour, the thread goes when it is told to. */
+TEST_F(module, unload_with_kksmd_running)
+{
+	static const unsigned int sleeps[] = { 0, 1000, 3600000000U };
+	double began;
+	int dev;
+
+	for (int i = 0; i < 6; i++) {
+		dev = ksm_open();
+		ASSERT_EQ(0, ksm_start(dev, 1000, 0, sleeps[i % 3]));
+		close(dev);
+		usleep(100000 * (i / 3));
+		began = now();
+		ASSERT_EQ(0, unload_soon());
+		EXPECT_GT(3.0, now() - began);
+		EXPECT_TRUE(nothing_left());
+		load();
+	}
+}
+
+/*
+ * The pages outlive the module: they stay shared, stay right, are copied when
+ * written to, and go when their last user does.
+ */
+TEST_F(module, merged_pages_live_on)
+{
+	const size_t n = 1024, zeroes = 64;
+	char *mem = ksm_mmap(n + zeroes);
+	struct ksm_child a, b;
+	struct ksm k;
+	long before, after, area_a, area_b;
+	double end;
+
+	before = ksm_memfree();
+	ksm_begin(&k);
+	ksm_spawn(&a);
+	ksm_spawn(&b);
+	ksm_call(&a, ksm_fn_fill, mem, n, 7);
+	ksm_call(&b, ksm_fn_fill, mem, n, 7);
+	ksm_call(&a, ksm_fn_zero, mem + n * PGSZ, zeroes, 0);
+	area_a = ksm_call(&a, ksm_fn_area_register, k.dev, mem, n + zeroes);
+	area_b = ksm_call(&b, ksm_fn_area_register, k.dev, mem, n);
+	ASSERT_LE(0, area_a);
+	ASSERT_LE(0, area_b);
+	ksm_merge_all(&k);
+	ASSERT_EQ(n, ksm_same_frames(a.pid, mem, b.pid, mem, n));
+	ASSERT_EQ(zeroes, ksm_stat("zero_pages"));
+	ksm_call(&a, ksm_fn_close, area_a, 0, 0);
+	ksm_call(&b, ksm_fn_close, area_b, 0, 0);
+	for (int i = 0; i < 2; i++) {
+		ksm_call(i ? &a : &b, ksm_fn_close, k.dev, 0, 0);
+		ksm_call(i ? &a : &b, ksm_fn_close, k.scan, 0, 0);
+	}
+	ksm_finish(&k);
+
+	ASSERT_EQ(0, unload_soon());
+	EXPECT_TRUE(nothing_left());
+	EXPECT_EQ(n, ksm_same_frames(a.pid, mem, b.pid, mem, n));
+	EXPECT_EQ(0, ksm_call(&a, ksm_fn_wrong, mem, n, 7));
+	EXPECT_EQ(0, ksm_call(&b, ksm_fn_wrong, mem, n, 7));
+
+	/* Half of it is written by one of them: the other one keeps what it had. */
+	ksm_call(&a, ksm_fn_fill, mem, n / 2, 8);
+	EXPECT_EQ(0, ksm_same_frames(a.pid, mem, b.pid, mem, n / 2));
+	EXPECT_EQ(0, ksm_call(&a, ksm_fn_wrong, mem, n / 2, 8));
+	EXPECT_EQ(0, ksm_call(&b, ksm_fn_wrong, mem, n, 7));
+	EXPECT_EQ(n / 2, ksm_same_frames(a.pid, mem + n / 2 * PGSZ, b.pid,
+					 mem + n / 2 * PGSZ, n / 2));
+	ksm_call(&a, ksm_fn_fill, mem + n * PGSZ, zeroes, 9);
+	EXPECT_EQ(0, ksm_call(&a, ksm_fn_wrong, mem + n * PGSZ, zeroes, 9));
+
+	/* Loaded again it does not know them, and works all the same. */
+	load();
+	ksm_begin(&k);
+	EXPECT_EQ(0, ksm_stat("kernel_pages"));
+	EXPECT_EQ(0, ksm_stat("pages_shared"));
+	ksm_finish(&k);
+
+	/* The last users of each page leave one after the other. */
+	EXPECT_EQ(0, ksm_end(&a));
+	EXPECT_EQ(0, ksm_call(&b, ksm_fn_wrong, mem, n, 7));
+	EXPECT_EQ(0, ksm_end(&b));
+	end = now() + 5;
+	do {
+		after = ksm_memfree();
+	} while (after < before - 256 && now() < end);
+	EXPECT_LE(before - 256, after);
+}
+
+static long fn_open_register(long addr, long npages, long unused, long unused2)
+{
+	int dev = open("/dev/ksm", O_RDWR);
+	long area;
+
+	(void)unused;
+	(void)unused2;
+	if (dev < 0)
+		return -errno;
+	area = ksm_fn_area_register(dev, addr, npages, 0);
+	close(dev);
+	return area;
+}
+
+/* Everything a process does to its memory, done to pages whose owner is gone. */
+static long fn_treat_orphans(long addr, long npages, long seed, long unused)
+{
+	char *mem = (char *)addr, *to;
+	size_t n = npages, len = n * PGSZ;
+	int status;
+	pid_t pid;
+
+	(void)unused;
+	if (mlock(mem, len) || ksm_wrong(mem, n, seed) || munlock(mem, len))
+		return 1;
+	madvise(mem, len, MADV_PAGEOUT);
+	madvise(mem, len, MADV_COLD);
+	if (ksm_wrong(mem, n, seed))
+		return 2;
+	if (mprotect(mem, len, PROT_NONE) || mprotect(mem, len, PROT_READ) ||
+	    ksm_wrong(mem, n, seed) || mprotect(mem, len, PROT_READ | PROT_WRITE))
+		return 3;
+	to = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (to == MAP_FAILED ||
+	    mremap(mem, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to ||
+	    ksm_wrong(to, n, seed))
+		return 4;
+	pid = fork();
+	if (!pid) {
+		if (ksm_wrong(to, n, seed))
+			_exit(1);
+		ksm_fill(to, n / 2, seed + 1);
+		_exit(ksm_wrong(to, n / 2, seed + 1) != 0);
+	}
+	if (waitpid(pid, &status, 0) != pid || status)
+		return 5;
+	ksm_write_file("/proc/sys/vm/compact_memory", "1");
+	if (ksm_wrong(to, n, seed))
+		return 6;
+	if (madvise(to, n / 4 * PGSZ, MADV_DONTNEED) || ksm_wrong_zero(to, n / 4) ||
+	    munmap(to + n / 4 * PGSZ, n / 4 * PGSZ))
+		return 7;
+	if (mremap(to + n / 2 * PGSZ, n / 2 * PGSZ, n / 2 * PGSZ,
+		   MREMAP_MAYMOVE | MREMAP_FIXED, mem) != mem)
+		return 8;
+	for (size_t i = 0; i < n / 2; i++)
+		if (!ksm_page_is(mem + i * PGSZ, seed, n / 2 + i))
+			return 9;
+	return 0;
+}
+
+TEST_F(module, orphans_are_ordinary_memory)
+{
+	const size_t n = 256;
+	char *mem = ksm_mmap(n);
+	struct ksm_child a, b;
+	struct ksm k;
+	long area_a, area_b;
+
+	ksm_spawn(&a);
+	ksm_spawn(&b);
+	ksm_call(&a, ksm_fn_fill, mem, n, 3);
+	ksm_call(&b, ksm_fn_fill, mem, n, 3);
+	area_a = ksm_call(&a, fn_open_register, mem, n, 0);
+	area_b = ksm_call(&b, fn_open_register, mem, n, 0);
+	ASSERT_LE(0, area_a);
+	ASSERT_LE(0, area_b);
+	k.dev = ksm_open();
+	k.scan = ioctl(k.dev, KSM_CREATE_SCAN);
+	ASSERT_LE(0, k.scan);
+	ksm_merge_all(&k);
+	ASSERT_EQ(n, ksm_same_frames(a.pid, mem, b.pid, mem, n));
+	ksm_call(&a, ksm_fn_close, area_a, 0, 0);
+	ksm_call(&b, ksm_fn_close, area_b, 0, 0);
+	ksm_finish(&k);
+	ASSERT_EQ(0, unload_soon());
+
+	EXPECT_EQ(0, ksm_call(&a, fn_treat_orphans, mem, n, 3));
+	EXPECT_EQ(0, ksm_call(&b, ksm_fn_wrong, mem, n, 3));
+	EXPECT_EQ(0, ksm_end(&a));
+	EXPECT_EQ(0, ksm_call(&b, ksm_fn_wrong, mem, n, 3));
+	EXPECT_EQ(0, ksm_kill(&b) >> 8);
+}
+
+/* The module is loaded again over what its former self has merged. */
+TEST_F(module, orphans_meet_the_next_load)
+{
+	const size_t n = 256;
+	char *mem = ksm_mmap(n);
+	struct ksm_child a, b, c, d;
+	struct ksm k;
+	long area_a, area_b;
+
+	ksm_spawn(&a);
+	ksm_spawn(&b);
+	ksm_spawn(&c);
+	ksm_spawn(&d);
+	ksm_call(&a, ksm_fn_fill, mem, n, 3);
+	ksm_call(&b, ksm_fn_fill, mem, n, 3);
+	area_a = ksm_call(&a, fn_open_register, mem, n, 0);
+	area_b = ksm_call(&b, fn_open_register, mem, n, 0);
+	ASSERT_LE(0, area_a);
+	ASSERT_LE(0, area_b);
+	k.dev = ksm_open();
+	k.scan = ioctl(k.dev, KSM_CREATE_SCAN);
+	ASSERT_LE(0, k.scan);
+	ksm_merge_all(&k);
+	ASSERT_EQ(n, ksm_same_frames(a.pid, mem, b.pid, mem, n));
+	ksm_call(&a, ksm_fn_close, area_a, 0, 0);
+	ksm_call(&b, ksm_fn_close, area_b, 0, 0);
+	ksm_finish(&k);
+	ASSERT_EQ(0, unload_soon());
+	load();
+
+	/* New processes with the same contents next to the old ones. */
+	ksm_call(&c, ksm_fn_fill, mem, n, 3);
+	ksm_call(&d, ksm_fn_fill, mem, n, 3);
+	ksm_begin(&k);
+	ASSERT_LE(0, ksm_call(&a, fn_open_register, mem, n, 0));
+	ASSERT_LE(0, ksm_call(&b, fn_open_register, mem, n, 0));
+	ASSERT_LE(0, ksm_call(&c, fn_open_register, mem, n, 0));
+	ASSERT_LE(0, ksm_call(&d, fn_open_register, mem, n, 0));
+	ksm_merge_all(&k);
+	/* The new ones share; the old ones still do, with whomever. */
+	EXPECT_EQ(n, ksm_same_frames(c.pid, mem, d.pid, mem, n));
+	EXPECT_EQ(n, ksm_same_frames(a.pid, mem, b.pid, mem, n));
+	EXPECT_LE(n, ksm_stat("pages_sharing"));
+	EXPECT_LE(n, ksm_stat("kernel_pages"));
+	EXPECT_EQ(0, ksm_call(&a, ksm_fn_wrong, mem, n, 3));
+	EXPECT_EQ(0, ksm_call(&b, ksm_fn_wrong, mem, n, 3));
+	EXPECT_EQ(0, ksm_call(&c, ksm_fn_wrong, mem, n, 3));
+	/* Written to, they are anonymous memory like any other, and merge again. */
+	ksm_call(&a, ksm_fn_fill, mem, n, 4);
+	ksm_call(&b, ksm_fn_fill, mem, n, 4);
+	EXPECT_EQ(0, ksm_same_frames(a.pid, mem, b.pid, mem, n));
+	ksm_merge_all(&k);
+	EXPECT_EQ(n, ksm_same_frames(a.pid, mem, b.pid, mem, n));
+	EXPECT_EQ(0, ksm_call(&a, ksm_fn_wrong, mem, n, 4));
+	EXPECT_EQ(0, ksm_call(&d, ksm_fn_wrong, mem, n, 3));
+	EXPECT_EQ(0, ksm_end(&a));
+	EXPECT_EQ(0, ksm_end(&b));
+	EXPECT_EQ(0, ksm_end(&c));
+	EXPECT_EQ(0, ksm_end(&d));
+	ksm_finish(&k);
+}
+
+TEST_F_TIMEOUT(module, many_times, 120)
+{
+	const size_t n = 128;
+	char *mem = ksm_mmap(2 * n);
+	struct ksm k;
+	int area;
+
+	for (int round = 0; round < 10; round++) {
+		load();
+		ksm_begin(&k);
+		area = ksm_area(&k);
+		ksm_fill(mem, n, round);
+		ksm_fill(mem + n * PGSZ, n, round);
+		ASSERT_EQ(0, ksm_register(area, mem, 2 * n));
+		ksm_merge_all(&k);
+		ASSERT_EQ(n, ksm_same_frames(0, mem, 0, mem + n * PGSZ, n));
+		/* The thread in the middle of it, and merged pages alive. */
+		if (round % 2)
+			ASSERT_EQ(0, ksm_start(k.dev, 1000, 0, 0));
+		close(area);
+		close(k.scan);
+		close(k.dev);
+		ASSERT_EQ(0, unload_soon());
+		ASSERT_EQ(0, ksm_wrong(mem, n, round));
+		ASSERT_EQ(0, ksm_wrong(mem + n * PGSZ, n, round));
+	}
+}
+
+static int insert(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		ksm_die("cannot open %s: %s", path, strerror(errno));
+	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
+	close(fd);
+	return ret;
+}
+
+/* Does the kernel log, from where @log stands, have a line with all of these? */
+static bool in_log(int log, const char *a, const char *b)
+{
+	char line[8192];
+	bool found = false;
+	ssize_t len;
+
+	for (;;) {
+		len = read(log, line, sizeof(line) - 1);
+		if (len < 0 && errno == EPIPE)
+			continue;
+		if (len <= 0)
+			return found;
+		line[len] = '\0';
+		found |= strstr(line, a) && strstr(line, b);
+	}
+}
+
+TEST_F(module, second_load_is_refused)
+{
+	char path[256], release[128] = "";
+	int fd = open("/proc/sys/kernel/osrelease", O_RDONLY);
+
+	ASSERT_LT(0, read(fd, release, sizeof(release) - 1));
+	close(fd);
+	release[strcspn(release, "\n")] = '\0';
+	snprintf(path, sizeof(path), "/lib/modules/%s/extra/ksmdev.ko", release);
+	EXPECT_EQ(-EEXIST, insert(path));
+	EXPECT_TRUE(loaded());
+	EXPECT_EQ(1, count_threads("kksmd"));
+}
+
+TEST_F(module, missing_function_is_named)
+{
+	const char *path = getenv("KSMDEV_MISSING_KO");
+	char self_path[512] = "", beside[600];
+	int log;
+
+	if (!path) {
+		ASSERT_LT(0, readlink("/proc/self/exe", self_path, sizeof(self_path) - 1));
+		snprintf(beside, sizeof(beside), "%s/ksmdev-missing.ko", dirname(self_path));
+		path = beside;
+	}
+	ASSERT_EQ(0, access(path, R_OK)) {
+		TH_LOG("%s: %s; build it with EXTRA_SYMBOL= and --add it", path,
+		       strerror(errno));
+	}
+	log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+	ASSERT_LE(0, log);
+	ASSERT_LE(0, lseek(log, 0, SEEK_END));
+	ASSERT_EQ(0, unload_soon());
+
+	EXPECT_EQ(-ENOENT, insert(path));
+	EXPECT_FALSE(loaded());
+	EXPECT_TRUE(nothing_left());
+	/* "ksmdev: this kernel lacks NAME(), ...": the name that no kernel has. */
+	EXPECT_TRUE(in_log(log, "ksmdev: ", "ksmdev_no_such_function"));
+	close(log);
+	load();
+}
+
+TEST_HARNESS_MAIN
