@@ -598,8 +598,11 @@ static long fn_nbd_serve(long sock, long held, long go, long seed)
 		unsigned int type = ntohl(req.type) & 0xffff;
 		char token;
 
-		if (type == NBD_CMD_DISC)
+		if (type == NBD_CMD_DISC) {
+			/* Other processes have this socket open; the kernel waits for its end. */
+			shutdown(sock, SHUT_RDWR);
 			break;
+		}
 		if (len > sizeof(data))
 			return -E2BIG;
 		if (type == NBD_CMD_WRITE && !nbd_transfer(sock, data, len, false))
@@ -726,7 +729,8 @@ TEST_F(device, direct_io_in_flight)
 	EXPECT_EQ(ioctl(fd, NBD_DISCONNECT), 0);
 	close(fd);
 	ksm_call_finish(&run);
-	ksm_kill(&server);
+	EXPECT_EQ(ksm_call_finish(&server), 0);
+	ksm_end(&server);
 	ksm_end(&run);
 	ksm_end(&c);
 }

@@ -275,8 +275,7 @@ TEST_F_TIMEOUT(device, exec_with_fds_open, 120)
 	EXPECT_EQ(ksm_stat("areas"), 2);
 	EXPECT_EQ(ksm_stat("pages_shared"), 0);
 	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
-	after = ksm_memfree();
-	EXPECT_LE(before - after, SLACK);
+	EXPECT_TRUE(ksm_wait_memfree(before - SLACK));
 
 	/* The area serves new registrations as if nothing had been. */
 	make_twins(area, &a, &b, N, 21);
@@ -291,8 +290,8 @@ TEST_F_TIMEOUT(device, exec_with_fds_open, 120)
 /* The registrant is killed, the area fd is ours. */
 TEST_F_TIMEOUT(device, killed_with_area_held, 120)
 {
-	long before, after;
 	struct ksm_child c;
+	long before;
 
 	before = ksm_memfree();
 	ksm_spawn(&c);
@@ -303,13 +302,10 @@ TEST_F_TIMEOUT(device, killed_with_area_held, 120)
 	/* At once, before any scan has looked at it again. */
 	EXPECT_EQ(ksm_stat("pages_shared"), 0);
 	EXPECT_EQ(ksm_stat("pages_sharing"), 0);
-	after = ksm_memfree();
-	EXPECT_LE(before - after, SLACK + (ksm_stat("metadata_bytes") +
-					   ksm_stat("kernel_pages") * PGSZ) / PGSZ);
+	EXPECT_TRUE(ksm_wait_memfree(before - SLACK - BIG_PAGES / 2));
 	EXPECT_TRUE(ksm_wait_no_regions(&self->k));
 	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
-	after = ksm_memfree();
-	EXPECT_LE(before - after, SLACK);
+	EXPECT_TRUE(ksm_wait_memfree(before - SLACK));
 }
 
 /* The child of vfork shares our mm until it execs; our region must not notice. */

@@ -198,6 +198,7 @@ bool ksm_wait_stat(const char *name, long long value)
 			return true;
 		usleep(20000);
 	}
+	fprintf(stderr, "# %s is %lld, not %lld\n", name, ksm_stat(name), value);
 	return false;
 }
 
@@ -526,6 +527,20 @@ long ksm_memfree(void)
 			pages += count;
 	fclose(f);
 	return pages;
+}
+
+bool ksm_wait_memfree(long pages)
+{
+	long free = 0;
+
+	for (int i = 0; i < 150; i++) {
+		free = ksm_memfree();
+		if (free >= pages)
+			return true;
+		usleep(20000);
+	}
+	fprintf(stderr, "# %ld pages are free, %ld should be\n", free, pages);
+	return false;
 }
 
 long ksm_status(pid_t pid, const char *name)

@@ -138,6 +138,8 @@ uint64_t ksm_zero_pfn(void);
 long ksm_meminfo(const char *name);
 /* Free pages, those in the per-CPU free lists too. */
 long ksm_memfree(void);
+/* Wait until so many are free: memory comes back with RCU's help; false if not soon. */
+bool ksm_wait_memfree(long pages);
 /* A value of /proc/PID/status, or of smaps_rollup if it is not there, in pages. */
 long ksm_status(pid_t pid, const char *name);
 /* A value of the VMA that holds @addr, from /proc/self/smaps, in pages. */
