@@ -135,7 +135,7 @@ static void test_rounding(char *p)
 	};
 	static const struct {
 		size_t offset, len;
-	} none[] = { { 0, 0 }, { 0, 4095 }, { 1, 4095 }, { 1, 4096 }, { 1, 8190 }, { 4095, 4096 } };
+	} none[] = { { 0, 0 }, { 0, 4095 }, { 1, 100 }, { 1, 4095 }, { 1, 4096 }, { 1, 8190 }, { 4095, 4096 } };
 	size_t i;
 	int good = 1;
 

@@ -54,7 +54,7 @@ runs() {
 # run_tap PROGRAM: take the TAP that a program prints, and its exit status, into ours.
 run_tap() {
 	local line status
-	"$1" >"$tmp/tap" 2>&1
+	timeout 120 "$1" >"$tmp/tap" 2>&1
 	status=$?
 	while read -r line; do
 		: >"$tmp/why"
