@@ -27,8 +27,6 @@
 const char *argp_program_version =
 	"ksmctl " KSMDEV_VERSION " (interface version " XSTR(KSM_API_VERSION) ")";
 
-enum { EXIT_USAGE = 2 };
-
 #define MAX_VERB_ARGS 3
 
 struct options {
@@ -75,7 +73,7 @@ static const struct verb verbs[] = {
 
 #define NR_VERBS ((int)(sizeof(verbs) / sizeof(verbs[0])))
 
-void die(const char *fmt, ...)
+void die_with(int status, const char *fmt, ...)
 {
 	int err = errno;
 	va_list ap;
@@ -87,7 +85,7 @@ void die(const char *fmt, ...)
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
 	fputc('\n', stderr);
-	exit(EXIT_FAILURE);
+	exit(status);
 }
 
 /* A full disk behind a redirection shows when the last of it is written. */
@@ -126,8 +124,8 @@ static const struct verb *find_verb(const char *word)
 	if (matches == 1)
 		return found;
 	if (!matches)
-		die("unknown command %s; see %s --help", word, program_invocation_short_name);
-	die("\"%s\" is ambiguous; say which one:%s", word, candidates);
+		die_usage("unknown command %s; see %s --help", word, program_invocation_short_name);
+	die_usage("\"%s\" is ambiguous; say which one:%s", word, candidates);
 }
 
 static unsigned int parse_number(const char *name, const char *text, unsigned int min)
@@ -139,7 +137,8 @@ static unsigned int parse_number(const char *name, const char *text, unsigned in
 	value = strtoull(text, &end, 10);
 	if (text[strspn(text, "0123456789")] || end == text || errno ||
 	    value < min || value > UINT32_MAX)
-		die("%s: \"%s\" is not a whole number from %u to %u", name, text, min, UINT32_MAX);
+		die_usage("%s: \"%s\" is not a whole number from %u to %u",
+			  name, text, min, UINT32_MAX);
 	return value;
 }
 

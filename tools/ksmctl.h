@@ -34,8 +34,12 @@ enum row_id {
 
 #define NO_MEMORY "out of memory; end something else and try again"
 
-/* Print a message to standard error and exit unsuccessfully. */
-void die(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+enum { EXIT_USAGE = 2 };
+
+/* Print a message to standard error and exit. */
+void die_with(int status, const char *fmt, ...) __attribute__((noreturn, format(printf, 2, 3)));
+#define die(...) die_with(EXIT_FAILURE, __VA_ARGS__)
+#define die_usage(...) die_with(EXIT_USAGE, __VA_ARGS__)
 
 void read_rows(const char *root, int64_t values[NR_ROWS]);
 void print_rows(const int64_t values[NR_ROWS]);

@@ -59,7 +59,7 @@ test_kthread() {
 	runs 'ksmctl start: the largest numbers' 0 'created scanner' '' "$ksmctl" start 4294967295 4294967295 4294967295
 	runs 'ksmctl info: the largest numbers' 0 \
 		'flags 1, pages_to_scan 4294967295 npages_merge 4294967295, sleep_time 4294967295' '' "$ksmctl" info
-	runs 'ksmctl start: 0 is refused' 1 '' 'ksmctl: pages_to_scan: "0" *' "$ksmctl" start 0 0 0
+	runs 'ksmctl start: 0 is refused' 2 '' 'ksmctl: pages_to_scan: "0" *' "$ksmctl" start 0 0 0
 	equal 'a refused start changes nothing' '1 4294967295' "$(values run pages_to_scan)"
 	runs 'ksmctl stop' 0 'stopped scanner' '' "$ksmctl" sto
 	equal 'sysfs: stopped, settings kept' '0 4294967295 4294967295 4294967295' \

@@ -73,7 +73,7 @@ static size_t page_size;
 static int to_process[MAX_PROCESSES];
 static volatile sig_atomic_t stop_waiting;
 
-static void fail(const char *what, const char *advice)
+static void __attribute__((noreturn)) fail(const char *what, const char *advice)
 {
 	fprintf(stderr, "%s: %s: %m: %s\n", program_invocation_short_name, what, advice);
 	exit(EXIT_FAILURE);
