@@ -627,6 +627,39 @@ TEST_F(device, unmerge_read_only)
 	EXPECT_EQ(ksm_wrong(b, N, 31), 0);
 }
 
+TEST_F(device, unmerge_no_access)
+{
+	char *a = ksm_mmap(N), *b = ksm_mmap(N), *zero = ksm_mmap(N);
+	int fds[2];
+
+	ksm_fill(a, N, 34);
+	ksm_fill(b, N, 34);
+	ksm_fn_zero((long)zero, N, 0, 0);
+	ASSERT_EQ(ksm_register(self->area, a, N), 0);
+	ASSERT_EQ(ksm_register(self->area, b, N), 0);
+	ASSERT_EQ(ksm_register(self->area, zero, N), 0);
+	ksm_merge_all(&self->k);
+	ASSERT_EQ(ksm_same_frames(0, a, 0, b, N), N);
+	ASSERT_EQ(mprotect(a, N * PGSZ, PROT_NONE), 0);
+	ASSERT_EQ(mprotect(zero, N * PGSZ, PROT_NONE), 0);
+	ASSERT_EQ(ksm_unmerge(self->area), 0);
+	ASSERT_EQ(pipe(fds), 0);
+	EXPECT_EQ(write(fds[1], a, 1), -1);
+	EXPECT_EQ(errno, EFAULT);
+	EXPECT_EQ(write(fds[1], zero, 1), -1);
+	EXPECT_EQ(errno, EFAULT);
+	ASSERT_EQ(mprotect(a, N * PGSZ, PROT_READ | PROT_WRITE), 0);
+	ASSERT_EQ(mprotect(zero, N * PGSZ, PROT_READ | PROT_WRITE), 0);
+	EXPECT_EQ(ksm_same_frames(0, a, 0, b, N), 0);
+	EXPECT_EQ(ksm_distinct(0, zero, N), N);
+	EXPECT_EQ(ksm_wrong(a, N, 34), 0);
+	EXPECT_EQ(ksm_wrong(b, N, 34), 0);
+	EXPECT_EQ(ksm_wrong_zero(zero, N), 0);
+	ksm_fill(a, N, 35);
+	EXPECT_EQ(ksm_wrong(a, N, 35), 0);
+	EXPECT_EQ(ksm_wrong(b, N, 34), 0);
+}
+
 #define CGROUP "/sys/fs/cgroup"
 #define GROUP CGROUP "/ksm_merge_test"
 

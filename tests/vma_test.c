@@ -808,6 +808,30 @@ TEST_F(device, thp_forked)
 	ksm_end(&c);
 }
 
+/* Huge pages whose page table maps them in small pieces. */
+TEST_F(device, thp_mapped_by_pieces)
+{
+	char *p = map_thp(2);
+
+	ksm_fill(p, HUGE_PAGES, 80);
+	ksm_fill(p + HUGE_SIZE, HUGE_PAGES, 80);
+	ASSERT_EQ(mprotect(ksm_page(p, 7), PGSZ, PROT_READ), 0);
+	ASSERT_EQ(mprotect(ksm_page(p + HUGE_SIZE, 9), PGSZ, PROT_READ), 0);
+	/* Part of it is unmapped: the folio is larger than what is mapped of it. */
+	ASSERT_EQ(munmap(ksm_page(p, HUGE_PAGES - N), N * PGSZ), 0);
+	ASSERT_TRUE(ksm_pfn_is(ksm_pfn(0, p), KPF_BIT_THP));
+	ASSERT_EQ(ksm_register(self->area, p, 2 * HUGE_PAGES), 0);
+	ksm_merge_all(&self->k);
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(ksm_same_frames(0, p, 0, p + HUGE_SIZE, HUGE_PAGES - N), HUGE_PAGES - N);
+	EXPECT_EQ(ksm_wrong(p, HUGE_PAGES - N, 80), 0);
+	EXPECT_EQ(ksm_wrong(p + HUGE_SIZE, HUGE_PAGES, 80), 0);
+	ASSERT_EQ(mprotect(ksm_page(p, 7), PGSZ, PROT_READ | PROT_WRITE), 0);
+	ksm_fill(p, HUGE_PAGES - N, 81);
+	EXPECT_EQ(ksm_wrong(p, HUGE_PAGES - N, 81), 0);
+	EXPECT_EQ(ksm_wrong(p + HUGE_SIZE, HUGE_PAGES, 80), 0);
+}
+
 /*
  * Resident memory: merged pages count as file pages, zero pages as nothing, and
  * private copies as anonymous again. The kernel reads these counters without

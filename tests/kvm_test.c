@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * kvm_test.c - memory that a virtual machine maps through page tables of its own
+ *
+ * KVM keeps second page tables to the same frames, which the CPU uses without
+ * looking at ours. Each change of a pte must be told to it first (mmu notifiers),
+ * or the guest goes on writing to a page that others share, or that is free.
+ * The guest here is some bytes of real-mode code that read or write one byte.
+ *
+ * This is the one test that may be skipped: where the processor has no
+ * virtualization to offer inside the test VM. QEMU without KVM always has.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "ksm_harness.h"
+
+#define N 64
+#define GUEST_CODE 0x1000UL
+#define GUEST_DATA 0x100000UL
+
+/* mov al, es:[si]; hlt, and at 16: mov es:[si], al; hlt */
+static const unsigned char guest_code[] = {
+	[0] = 0x26, 0x8a, 0x04, 0xf4,
+	[16] = 0x26, 0x88, 0x04, 0xf4,
+};
+
+FIXTURE(guest)
+{
+	struct ksm k;
+	int area;
+	int kvm, vm, vcpu;
+	struct kvm_run *run;
+	struct kvm_sregs sregs;
+	char *data;	/* the guest's memory, registered */
+	char *twin;	/* the same contents, not the guest's, registered */
+};
+
+static bool cpu_has_virtualization(void)
+{
+	static char line[8192];
+	bool found = false;
+	FILE *f = fopen("/proc/cpuinfo", "re");
+
+	if (!f)
+		ksm_die("cannot open /proc/cpuinfo: %s", strerror(errno));
+	while (!found && fgets(line, sizeof(line), f))
+		found = !strncmp(line, "flags", 5) &&
+			(strstr(line, " svm") || strstr(line, " vmx"));
+	fclose(f);
+	return found;
+}
+
+static void add_memory(int vm, int slot, uint64_t guest, void *host, size_t size)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot,
+		.guest_phys_addr = guest,
+		.memory_size = size,
+		.userspace_addr = (uintptr_t)host,
+	};
+
+	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
+		ksm_die("KVM_SET_USER_MEMORY_REGION: %s", strerror(errno));
+}
+
+FIXTURE_SETUP(guest)
+{
+	char *code;
+	int size;
+
+	ksm_begin(&self->k);
+	self->area = ksm_area(&self->k);
+	if (!cpu_has_virtualization())
+		SKIP(return, "this processor offers no virtualization inside the VM");
+	if (access("/dev/kvm", F_OK))
+		ksm_shell("modprobe kvm-amd 2>/dev/null || modprobe kvm-intel");
+	self->kvm = open("/dev/kvm", O_RDWR);
+	ASSERT_GE(self->kvm, 0) TH_LOG("cannot open /dev/kvm: %s", strerror(errno));
+	self->vm = ioctl(self->kvm, KVM_CREATE_VM, 0);
+	ASSERT_GE(self->vm, 0) TH_LOG("KVM_CREATE_VM: %s", strerror(errno));
+
+	code = mmap(NULL, PGSZ, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(code, MAP_FAILED);
+	memcpy(code, guest_code, sizeof(guest_code));
+	add_memory(self->vm, 0, GUEST_CODE, code, PGSZ);
+	self->data = ksm_mmap(N);
+	self->twin = ksm_mmap(N);
+	ksm_fill(self->data, N, 1);
+	ksm_fill(self->twin, N, 1);
+	ASSERT_EQ(ksm_register(self->area, self->data, N), 0);
+	ASSERT_EQ(ksm_register(self->area, self->twin, N), 0);
+	add_memory(self->vm, 1, GUEST_DATA, self->data, N * PGSZ);
+
+	self->vcpu = ioctl(self->vm, KVM_CREATE_VCPU, 0);
+	ASSERT_GE(self->vcpu, 0) TH_LOG("KVM_CREATE_VCPU: %s", strerror(errno));
+	size = ioctl(self->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	ASSERT_GE(size, (int)sizeof(*self->run));
+	self->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, self->vcpu, 0);
+	ASSERT_NE(self->run, MAP_FAILED);
+	ASSERT_EQ(ioctl(self->vcpu, KVM_GET_SREGS, &self->sregs), 0);
+	self->sregs.cs.base = 0;
+	self->sregs.cs.selector = 0;
+}
+
+FIXTURE_TEARDOWN(guest)
+{
+	close(self->vcpu);
+	close(self->vm);
+	close(self->kvm);
+	close(self->area);
+	ksm_finish(&self->k);
+}
+
+static int run_guest(int vcpu, struct kvm_run *run, struct kvm_sregs *sregs,
+		     size_t page, int offset, int write, unsigned char value)
+{
+	struct kvm_regs regs = {
+		.rip = GUEST_CODE + (write ? 16 : 0),
+		.rax = value,
+		.rsi = offset,
+		.rflags = 2,
+	};
+
+	sregs->es.base = GUEST_DATA + page * PGSZ;
+	if (ioctl(vcpu, KVM_SET_SREGS, sregs) || ioctl(vcpu, KVM_SET_REGS, &regs) ||
+	    ioctl(vcpu, KVM_RUN, 0))
+		ksm_die("running the guest: %s", strerror(errno));
+	if (run->exit_reason != KVM_EXIT_HLT)
+		ksm_die("the guest ended with exit reason %u", run->exit_reason);
+	if (ioctl(vcpu, KVM_GET_REGS, &regs))
+		ksm_die("KVM_GET_REGS: %s", strerror(errno));
+	return regs.rax & 0xff;
+}
+
+#define guest_read(page, offset) \
+	run_guest(self->vcpu, self->run, &self->sregs, page, offset, 0, 0)
+#define guest_write(page, offset, value) \
+	run_guest(self->vcpu, self->run, &self->sregs, page, offset, 1, value)
+
+static unsigned char host_read(const char *addr, size_t page, int offset)
+{
+	return *(volatile unsigned char *)(ksm_page(addr, page) + offset);
+}
+
+/* Pages that the guest has mapped, writable, are merged; then it writes. */
+TEST_F(guest, writes_after_merge)
+{
+	size_t wrong = 0;
+
+	/* A write first, so that the guest's mapping is writable; then back. */
+	for (int i = 0; i < N; i++) {
+		unsigned char old = host_read(self->data, i, 10);
+
+		guest_write(i, 10, ~old);
+		wrong += host_read(self->data, i, 10) != (unsigned char)~old;
+		guest_write(i, 10, old);
+	}
+	ASSERT_EQ(wrong, 0);
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(ksm_same_frames(0, self->data, 0, self->twin, N), N);
+	for (int i = 0; i < N; i++)
+		wrong += guest_read(i, 20) != host_read(self->twin, i, 20);
+	EXPECT_EQ(wrong, 0);
+	/* Reading maps the merged pages in the guest and leaves them merged. */
+	EXPECT_EQ(ksm_same_frames(0, self->data, 0, self->twin, N), N);
+
+	for (int i = 0; i < N; i += 2) {
+		unsigned char old = host_read(self->data, i, 30);
+
+		guest_write(i, 30, ~old);
+		wrong += guest_read(i, 30) != (unsigned char)~old;
+		wrong += host_read(self->data, i, 30) != (unsigned char)~old;
+		wrong += host_read(self->twin, i, 30) != old;
+	}
+	EXPECT_EQ(wrong, 0);
+	EXPECT_EQ(ksm_same_frames(0, self->data, 0, self->twin, N), N / 2);
+	EXPECT_EQ(ksm_wrong(self->twin, N, 1), 0);
+	EXPECT_EQ(ksm_wrong(self->data, N, 1), N / 2);
+}
+
+/* The host writes to a merged page, or unmerges it; the guest sees the right one. */
+TEST_F(guest, sees_private_copies)
+{
+	size_t wrong = 0;
+
+	ksm_merge_all(&self->k);
+	for (int i = 0; i < N; i++)
+		wrong += guest_read(i, 0) != host_read(self->twin, i, 0);
+	ASSERT_EQ(ksm_same_frames(0, self->data, 0, self->twin, N), N);
+
+	ksm_fill(self->data, N / 2, 2);
+	for (int i = 0; i < N / 2; i++)
+		wrong += guest_read(i, 8) != host_read(self->data, i, 8);
+	EXPECT_EQ(wrong, 0);
+
+	ASSERT_EQ(ksm_unmerge(self->area), 0);
+	EXPECT_EQ(ksm_same_frames(0, self->data, 0, self->twin, N), 0);
+	ksm_fill(self->twin, N, 3);
+	for (int i = 0; i < N; i++) {
+		wrong += guest_read(i, 16) != host_read(self->data, i, 16);
+		guest_write(i, 16, i);
+		wrong += host_read(self->data, i, 16) != i;
+	}
+	EXPECT_EQ(wrong, 0);
+	EXPECT_EQ(ksm_wrong(self->twin, N, 3), 0);
+}
+
+/*
+ * The guest's writes do not pass through our ptes, so they set no dirty bit
+ * there: what the scan believes of a page must hold all the same.
+ */
+TEST_F(guest, writes_between_scans)
+{
+	unsigned char shadow[N];
+	size_t wrong = 0;
+
+	for (int i = 0; i < N; i++)
+		shadow[i] = host_read(self->twin, i, 40);
+	for (int round = 0; round < 12; round++) {
+		for (int i = round % 3; i < N; i += 3) {
+			/* Every other round they are equal again. */
+			shadow[i] = round % 2 ? host_read(self->twin, i, 40) : round + i;
+			guest_write(i, 40, shadow[i]);
+		}
+		ksm_passes(&self->k, 1 + round % 4);
+		for (int i = 0; i < N; i++) {
+			bool equal = shadow[i] == host_read(self->twin, i, 40);
+
+			wrong += host_read(self->data, i, 40) != shadow[i];
+			wrong += guest_read(i, 40) != shadow[i];
+			wrong += !equal && ksm_same_frames(0, ksm_page(self->data, i), 0,
+							   ksm_page(self->twin, i), 1);
+		}
+		ASSERT_EQ(wrong, 0) TH_LOG("round %d", round);
+		ASSERT_EQ(ksm_wrong(self->twin, N, 1), 0) TH_LOG("round %d", round);
+	}
+}
+
+TEST_HARNESS_MAIN
