@@ -23,6 +23,7 @@
 /**
  * struct ksm_memory_region - a range of the caller's memory to share
  * @npages: length in pages; at most 2^32 - 1
+ * @npages_low: the lower half of @npages
  * @pad: the upper half of @npages, must be zero
  * @addr: start address, page aligned
  *

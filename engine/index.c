@@ -18,6 +18,7 @@
 #include <linux/slab.h>
 #include <linux/xxhash.h>
 
+#include "../include/charge.h"
 #include "../include/engine.h"
 #include "../include/index.h"
 
@@ -119,8 +120,7 @@ int index_resize(unsigned long slots)
 
 	if (bits <= old_bits && bits + 2 >= old_bits)
 		return 0;
-	new = kvcalloc(1UL << bits, sizeof(*new),
-		       GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
+	new = kvcalloc(1UL << bits, sizeof(*new), GFP_TENANT);
 	if (!new)
 		return bits > old_bits ? -ENOMEM : 0;
 

@@ -60,6 +60,7 @@ static int kksmd_run(void *unused)
 	while (!kthread_should_stop()) {
 		struct ksm_kthread_info info = read_settings();
 		bool run = info.flags & ksm_control_flags_run;
+		ktime_t sleep;
 
 		try_to_freeze();
 		if (!run || regions_empty()) {
@@ -70,9 +71,10 @@ static int kksmd_run(void *unused)
 		}
 		ksmdev_scan_run(kksmd_scan, info.pages_to_scan, info.max_pages_to_merge,
 				kksmd_interrupted);
-		if (info.sleep)
+		sleep = ns_to_ktime((u64)info.sleep * NSEC_PER_USEC);
+		if (sleep)
 			wait_event_interruptible_hrtimeout(kksmd_wait, kksmd_interrupted(),
-							   ns_to_ktime((u64)info.sleep * NSEC_PER_USEC));
+							   sleep);
 		cond_resched();
 	}
 	return 0;

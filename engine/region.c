@@ -8,16 +8,13 @@
  * cursor is a position in it, not a pointer into it, so that regions may come and
  * go and no scan loses its place.
  */
-#include <linux/memcontrol.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 
+#include "../include/charge.h"
 #include "../include/engine.h"
 #include "../include/index.h"
 #include "../include/region.h"
-
-/* What a process makes us allocate is charged to it and may fail. */
-#define GFP_TENANT (GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN)
 
 static unsigned int regions_per_area = 1024;
 module_param(regions_per_area, uint, 0644);
@@ -254,18 +251,23 @@ static void chunk_empty(struct chunk *chunk)
  */
 struct chunk *chunk_create(struct region *region, unsigned long addr)
 {
-	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(region->mm);
-	struct mem_cgroup *old_memcg = set_active_memcg(memcg);
-	struct chunk *chunk, *raced = NULL;
+	struct chunk *chunk = NULL, *raced = NULL;
+	struct charge charge;
 	int err = -ENOMEM;
 
-	/* First, so that a chunk never has more slots than the index is made for. */
-	if (index_resize((atomic_long_read(&nr_chunks) + 1) * CHUNK_SLOTS))
-		goto out_memcg;
-	chunk = chunk_alloc(region, addr);
+	charge_begin(&charge, region->mm);
+	/* First, so that there are never more slots than the index is made for. */
+	if (!index_resize((atomic_long_read(&nr_chunks) + 1) * CHUNK_SLOTS))
+		chunk = chunk_alloc(region, addr);
 	if (!chunk)
-		goto out_memcg;
+		goto out;
 
+	/*
+	 * Counted and referenced before it can be found: another scan, or a removal,
+	 * may empty it as soon as it is.
+	 */
+	atomic_long_inc(&nr_chunks);
+	kref_get(&chunk->ref);
 	mutex_lock(&regions_lock);
 	if (!region->dead) {
 		raced = chunk_lookup(region, addr);
@@ -274,22 +276,15 @@ struct chunk *chunk_create(struct region *region, unsigned long addr)
 	}
 	mutex_unlock(&regions_lock);
 
-	atomic_long_inc(&nr_chunks);
 	if (err) {
 		chunk_empty(chunk);
 		chunk_put(chunk);
+		chunk_put(chunk);
 		chunk = raced;
-	} else {
-		kref_get(&chunk->ref);
 	}
-	set_active_memcg(old_memcg);
-	mem_cgroup_put(memcg);
+out:
+	charge_end(&charge);
 	return chunk;
-
-out_memcg:
-	set_active_memcg(old_memcg);
-	mem_cgroup_put(memcg);
-	return NULL;
 }
 
 /**
@@ -395,6 +390,7 @@ static void region_empty(struct region *region)
 	region_forget(region, 0, ULONG_MAX);
 	index_resize(atomic_long_read(&nr_chunks) * CHUNK_SLOTS);
 	region_put(region);
+	shared_prune_soon();
 }
 
 /**
@@ -479,7 +475,6 @@ void ksmdev_area_release(struct ksmdev_area *area)
 	gone_skipped += atomic_long_read(&area->counters.skipped);
 	mutex_unlock(&regions_lock);
 	kref_put(&area->ref, area_free);
-	shared_prune_soon();
 }
 
 static int area_check(struct ksmdev_area *area, struct region *region)
@@ -493,6 +488,25 @@ static int area_check(struct ksmdev_area *area, struct region *region)
 	if (behind && behind->mm == region->mm && behind->start < region->end)
 		return -EEXIST;
 	return 0;
+}
+
+static int area_add(struct ksmdev_area *area, struct region *region)
+{
+	int err;
+
+	mutex_lock(&regions_lock);
+	err = area_check(area, region);
+	if (!err) {
+		kref_get(&area->ref);
+		mmgrab(region->mm);
+		region_insert(region);
+		list_add_tail(&region->in_area, &area->regions);
+		area->nr_regions++;
+		area->pages += (region->end - region->start) >> PAGE_SHIFT;
+		atomic_long_add(sizeof(*region), &area->counters.metadata);
+	}
+	mutex_unlock(&regions_lock);
+	return err;
 }
 
 /**
@@ -516,9 +530,6 @@ int ksmdev_area_register(struct ksmdev_area *area, u64 addr, u64 npages)
 	if (addr >= TASK_SIZE || npages > (TASK_SIZE - addr) >> PAGE_SHIFT)
 		return -EINVAL;
 
-	/* An area that outlives many processes must not fill up with the dead. */
-	regions_bury_dead();
-
 	region = kzalloc(sizeof(*region), GFP_TENANT);
 	if (!region)
 		return -ENOMEM;
@@ -529,18 +540,12 @@ int ksmdev_area_register(struct ksmdev_area *area, u64 addr, u64 npages)
 	region->start = addr;
 	region->end = addr + (npages << PAGE_SHIFT);
 
-	mutex_lock(&regions_lock);
-	err = area_check(area, region);
-	if (!err) {
-		kref_get(&area->ref);
-		mmgrab(region->mm);
-		region_insert(region);
-		list_add_tail(&region->in_area, &area->regions);
-		area->nr_regions++;
-		area->pages += npages;
-		atomic_long_add(sizeof(*region), &area->counters.metadata);
+	err = area_add(area, region);
+	if (err == -ENOSPC) {
+		/* An area that outlives many processes may be full of the dead. */
+		regions_bury_dead();
+		err = area_add(area, region);
 	}
-	mutex_unlock(&regions_lock);
 	if (err) {
 		kfree(region);
 		return err;

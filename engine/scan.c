@@ -20,12 +20,19 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
+#include "../include/charge.h"
 #include "../include/engine.h"
 #include "../include/scan.h"
 #include "../include/trace.h"
 
-/* Merges failed because pages had references too many: see ksmdev_drain_lru(). */
-static atomic_t saw_busy_pages = ATOMIC_INIT(0);
+/*
+ * Pages were seen that are new, or that could not be merged because somebody held
+ * a reference: see ksmdev_drain_lru().
+ */
+static atomic_t want_drain = ATOMIC_INIT(0);
+
+/* In the fingerprint of a SLOT_SHARED slot: nobody else mapped the page last time. */
+#define SHARED_SINGLE 1
 
 /* How a piece of work ended. */
 enum piece_result {
@@ -147,17 +154,33 @@ static void look_for_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 }
 
 static void look_at_anon(struct ksmdev_scan *scan, struct chunk *chunk,
-			 unsigned int first, unsigned int i)
+			 unsigned int first, unsigned int i, bool *fresh)
 {
 	struct slot *slot = &chunk->slots[first + i];
 	u64 hash = index_hash(scan->found[i].page);
 	u32 fingerprint = index_fingerprint(hash);
 
 	if ((slot->state == SLOT_VOLATILE || slot->state == SLOT_UNSHARED) &&
-	    slot->fingerprint == fingerprint)
+	    slot->fingerprint == fingerprint) {
 		look_for_partner(scan, chunk, first, i, hash);
-	else
+	} else {
 		chunk_set(chunk, first + i, SLOT_VOLATILE, fingerprint);
+		*fresh = true;
+	}
+}
+
+/*
+ * A shared page that only this pte maps. Its other mappers left; or the merge of
+ * the second one failed and comes later, so it gets one more pass.
+ */
+static void look_at_single(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int slot)
+{
+	struct slot *s = &chunk->slots[slot];
+
+	if (s->state == SLOT_SHARED && s->fingerprint == SHARED_SINGLE)
+		scan->single[scan->nr_single++] = slot;
+	else
+		chunk_set(chunk, slot, SLOT_SHARED, SHARED_SINGLE);
 }
 
 /* Look at what was gathered, and plan what is to be merged. */
@@ -165,6 +188,7 @@ static void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int fir
 {
 	struct ksmdev_counters *counters = &chunk->region->area->counters;
 	unsigned int i, slot, read = 0, known = 0;
+	bool fresh = false;
 
 	scan->nr_maps = 0;
 	scan->nr_twins = 0;
@@ -173,12 +197,13 @@ static void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int fir
 		slot = first + i;
 		switch (scan->found[i].kind) {
 		case KSMDEV_ANON:
-			look_at_anon(scan, chunk, first, i);
+			look_at_anon(scan, chunk, first, i, &fresh);
 			read++;
 			break;
 		case KSMDEV_SINGLE:
-			scan->single[scan->nr_single++] = slot;
-			fallthrough;
+			look_at_single(scan, chunk, slot);
+			known++;
+			break;
 		case KSMDEV_SHARED:
 			chunk_set(chunk, slot, SLOT_SHARED, 0);
 			known++;
@@ -195,6 +220,8 @@ static void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int fir
 		}
 		cond_resched();
 	}
+	if (fresh)
+		atomic_set(&want_drain, 1);
 	atomic_long_add(read + known, &counters->scanned);
 	atomic_long_add(known, &counters->skipped);
 }
@@ -241,6 +268,7 @@ static enum piece_result let_go(struct ksmdev_scan *scan)
 static void unshare_singles(struct ksmdev_scan *scan, struct chunk *chunk)
 {
 	struct mm_struct *mm = chunk->region->mm;
+	struct ksmdev_found found;
 	unsigned int i;
 
 	if (!scan->nr_single || !mmap_read_trylock(mm))
@@ -252,6 +280,12 @@ static void unshare_singles(struct ksmdev_scan *scan, struct chunk *chunk)
 		int err;
 
 		if (!vma || !ksmdev_mergeable(vma))
+			continue;
+		/* It may have got company in this very piece. */
+		ksmdev_gather(vma, addr, addr + PAGE_SIZE, &found);
+		if (found.page)
+			put_page(found.page);
+		if (found.kind != KSMDEV_SINGLE)
 			continue;
 		err = ksmdev_unshare(vma, addr);
 		trace_ksmdev_unmerge(mm, addr, err);
@@ -267,7 +301,7 @@ static void note_busy_pages(struct ksmdev_mapping *map, unsigned int nr)
 
 	for (i = 0; i < nr; i++)
 		if (map[i].err == -EBUSY)
-			atomic_set(&saw_busy_pages, 1);
+			atomic_set(&want_drain, 1);
 }
 
 /* There is nothing to merge in a range: forget what was known of it. */
@@ -411,7 +445,7 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 /* What is due once all regions were passed over. */
 static void end_of_pass(void)
 {
-	if (atomic_xchg(&saw_busy_pages, 0))
+	if (atomic_xchg(&want_drain, 0))
 		ksmdev_drain_lru();
 	shared_prune();
 }
@@ -489,7 +523,7 @@ struct ksmdev_scan *ksmdev_scan_create(void)
 {
 	struct ksmdev_scan *scan;
 
-	scan = kvzalloc(sizeof(*scan), GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
+	scan = kvzalloc(sizeof(*scan), GFP_TENANT);
 	if (scan)
 		mutex_init(&scan->lock);
 	return scan;

@@ -15,12 +15,13 @@
  * the table, to be counted and freed, under a key that no lookup asks for: its
  * generation, 0 for the page that new mappings are to use.
  */
-#include <linux/highmem.h>
+#include <linux/llist.h>
 #include <linux/module.h>
 #include <linux/rhashtable.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 
+#include "../include/charge.h"
 #include "../include/compat.h"
 #include "../include/index.h"
 #include "../include/stats.h"
@@ -75,6 +76,9 @@ static const struct rhashtable_params shared_params = {
 	.obj_cmpfn = kpage_differs,
 	.automatic_shrinking = true,
 };
+
+static void prune_work(struct work_struct *work);
+static DECLARE_DELAYED_WORK(prune_later, prune_work);
 
 /* The table's reference goes; the page is known to nobody but its mappings. */
 static void shared_drop(struct ksmdev_kpage *kpage)
@@ -136,24 +140,19 @@ struct page *shared_find(u64 hash)
 	return lookup(hash);
 }
 
-/* Insert, or find that another scan was faster. */
-static struct page *insert(struct ksmdev_kpage *kpage)
+/*
+ * Return: false if another scan was faster, or there is no memory.
+ */
+static bool insert(struct ksmdev_kpage *kpage)
 {
 	struct shared_key key = { .hash = kpage->hash };
-	struct ksmdev_kpage *other;
+	void *other;
 
 	spin_lock(&shared_lock);
 	other = rhashtable_lookup_get_insert_key(&shared_table, &key, &kpage->node,
 						 shared_params);
 	spin_unlock(&shared_lock);
-	if (!other) {
-		atomic_long_inc(&nr_shared);
-		return ksmdev_kpage_page(kpage);
-	}
-	ksmdev_kpage_forget(kpage);
-	put_page(ksmdev_kpage_page(kpage));
-	put_page(ksmdev_kpage_page(kpage));
-	return NULL;
+	return !other;
 }
 
 /**
@@ -169,34 +168,71 @@ static struct page *insert(struct ksmdev_kpage *kpage)
 struct page *shared_create(struct mm_struct *mm, struct page *from, u64 hash)
 {
 	struct ksmdev_kpage *kpage;
+	struct charge charge;
 	struct page *page;
 
-	if (atomic_long_read(&nr_shared) >= READ_ONCE(ksmdev_max_kernel_pages))
-		return NULL;
-	kpage = ksmdev_kpage_alloc(mm, from);
+	/* Reserved before it is there, so that many scans do not exceed the bound. */
+	if (atomic_long_inc_return(&nr_shared) > READ_ONCE(ksmdev_max_kernel_pages))
+		goto err_reserve;
+	charge_begin(&charge, mm);
+	kpage = ksmdev_kpage_alloc(from);
+	charge_end(&charge);
 	if (!kpage)
-		return NULL;
+		goto err_reserve;
 	page = ksmdev_kpage_page(kpage);
 	kpage->hash = index_hash(page);
-	if (kpage->hash != hash) {
-		ksmdev_kpage_forget(kpage);
-		put_page(page);
-		return NULL;
-	}
+	if (kpage->hash != hash)
+		goto err_page;
 	get_page(page);
-	return insert(kpage);
-}
+	if (!insert(kpage))
+		goto err_insert;
+	return page;
 
-static void free_unused(struct rcu_head *rcu)
-{
-	struct ksmdev_kpage *kpage = container_of(rcu, struct ksmdev_kpage, rcu);
-	struct page *page = ksmdev_kpage_page(kpage);
-
-	page_ref_unfreeze(page, 1);
+err_insert:
 	put_page(page);
+err_page:
+	ksmdev_kpage_forget(kpage);
+	put_page(page);
+err_reserve:
+	atomic_long_dec(&nr_shared);
+	return NULL;
 }
 
-/* Free a page that only the table refers to. */
+/*
+ * Pages that left the table. A lookup may still stand on one, so they are freed
+ * after a grace period, all together: a callback for each would be slow.
+ */
+static LLIST_HEAD(pruned);
+
+/* The link takes the place of the generation: pointers leave bit 0 clear, too. */
+static struct llist_node *kpage_link(struct ksmdev_kpage *kpage)
+{
+	BUILD_BUG_ON(sizeof(kpage->generation) != sizeof(struct llist_node));
+	return (struct llist_node *)&kpage->generation;
+}
+
+static void free_pruned(struct work_struct *work)
+{
+	struct llist_node *node = llist_del_all(&pruned), *next;
+
+	if (!node)
+		return;
+	synchronize_rcu();
+	for (; node; node = next) {
+		struct page *page = container_of((unsigned long *)node, struct page,
+						 compound_head);
+
+		next = node->next;
+		node->next = NULL;
+		page_ref_unfreeze(page, 1);
+		put_page(page);
+		cond_resched();
+	}
+}
+
+static DECLARE_WORK(free_pruned_work, free_pruned);
+
+/* Take a page out of the table that only the table refers to. */
 static bool prune(struct ksmdev_kpage *kpage)
 {
 	struct page *page = ksmdev_kpage_page(kpage);
@@ -210,23 +246,31 @@ static bool prune(struct ksmdev_kpage *kpage)
 	}
 	rhashtable_remove_fast(&shared_table, &kpage->node, shared_params);
 	spin_unlock(&shared_lock);
+	ksmdev_kpage_forget(kpage);
+	llist_add(kpage_link(kpage), &pruned);
 	atomic_long_dec(&nr_shared);
-	/* Lookups may stand on this page; its hash and cookie are overwritten. */
-	call_rcu(&kpage->rcu, free_unused);
 	return true;
 }
+
+/* Returns true if it removed the page from the table. */
+typedef bool (*visit_fn)(struct ksmdev_kpage *kpage, void *data);
+typedef void (*restart_fn)(void *data);
+
+/* One walk at a time: a walk that pauses loses its place if another removes it. */
+static DEFINE_MUTEX(walk_mutex);
 
 /*
  * Call a function for each shared page. Where the table is resized meanwhile,
  * @restart is called and all pages come again.
  */
-static void for_each_shared(void (*visit)(struct ksmdev_kpage *kpage, void *data),
-			    void (*restart)(void *data), void *data)
+static void walk_shared(visit_fn visit, restart_fn restart, void *data)
 {
 	struct rhashtable_iter iter;
 	struct ksmdev_kpage *kpage;
 	unsigned int n = 0;
+	bool removed;
 
+	lockdep_assert_held(&walk_mutex);
 	rhashtable_walk_enter(&shared_table, &iter);
 	rhashtable_walk_start(&iter);
 	while ((kpage = rhashtable_walk_next(&iter))) {
@@ -234,22 +278,36 @@ static void for_each_shared(void (*visit)(struct ksmdev_kpage *kpage, void *data
 			restart(data);
 			continue;
 		}
-		visit(kpage, data);
-		if (++n % 256 == 0) {
-			rhashtable_walk_stop(&iter);
-			cond_resched();
-			rhashtable_walk_start(&iter);
-		}
+		removed = visit(kpage, data);
+		if (++n < 256 || removed)
+			continue;
+		n = 0;
+		rhashtable_walk_stop(&iter);
+		cond_resched();
+		if (rhashtable_walk_start_check(&iter))
+			restart(data);
 	}
 	rhashtable_walk_stop(&iter);
 	rhashtable_walk_exit(&iter);
 }
 
-static void prune_one(struct ksmdev_kpage *kpage, void *data)
-{
-	unsigned long *freed = data;
+struct prune_result {
+	unsigned long freed;
+	/* Nobody maps these, but somebody has a reference for the moment. */
+	unsigned long held;
+};
 
-	*freed += prune(kpage);
+static bool prune_one(struct ksmdev_kpage *kpage, void *data)
+{
+	struct prune_result *result = data;
+
+	if (prune(kpage)) {
+		result->freed++;
+		return true;
+	}
+	if (!ksmdev_kpage_mapcount(kpage))
+		result->held++;
+	return false;
 }
 
 static void prune_again(void *data)
@@ -257,27 +315,37 @@ static void prune_again(void *data)
 	/* What was freed stays freed. */
 }
 
+/* Take all pages out of the table that nobody maps; the caller frees them. */
+static unsigned long prune_all(void)
+{
+	struct prune_result result = { };
+
+	lockdep_assert_held(&walk_mutex);
+	if (!atomic_long_read(&nr_shared))
+		return 0;
+	walk_shared(prune_one, prune_again, &result);
+	if (result.held)
+		schedule_delayed_work(&prune_later, HZ);
+	return result.freed;
+}
+
 /**
  * shared_prune() - free the shared pages that nobody maps
  *
- * Context: May sleep.
- * Return: how many were freed.
+ * Context: May sleep, for a grace period if there are any.
  */
-unsigned long shared_prune(void)
+void shared_prune(void)
 {
-	unsigned long freed = 0;
-
-	if (atomic_long_read(&nr_shared))
-		for_each_shared(prune_one, prune_again, &freed);
-	return freed;
+	mutex_lock(&walk_mutex);
+	prune_all();
+	mutex_unlock(&walk_mutex);
+	free_pruned(NULL);
 }
 
 static void prune_work(struct work_struct *work)
 {
 	shared_prune();
 }
-
-static DECLARE_DELAYED_WORK(prune_later, prune_work);
 
 /**
  * shared_prune_soon() - free unmapped shared pages in a moment
@@ -289,7 +357,7 @@ static DECLARE_DELAYED_WORK(prune_later, prune_work);
 void shared_prune_soon(void)
 {
 	if (atomic_long_read(&nr_shared))
-		schedule_delayed_work(&prune_later, HZ / 10);
+		mod_delayed_work(system_wq, &prune_later, HZ / 10);
 }
 
 /* How many could be freed is not known without looking at each. */
@@ -301,16 +369,23 @@ static unsigned long shrink_count(struct shrinker *shrinker, struct shrink_contr
 static unsigned long shrink_scan(struct shrinker *shrinker, struct shrink_control *sc)
 {
 	static unsigned long last;
+	unsigned long freed;
 
 	/* A walk is not cheap, and reclaim asks often. */
 	if (last && time_before(jiffies, READ_ONCE(last) + HZ / 10))
 		return SHRINK_STOP;
+	if (!mutex_trylock(&walk_mutex))
+		return SHRINK_STOP;
 	WRITE_ONCE(last, jiffies | 1);
 	sc->nr_scanned = sc->nr_to_scan;
-	return shared_prune();
+	freed = prune_all();
+	mutex_unlock(&walk_mutex);
+	/* Reclaim must not wait for a grace period. */
+	schedule_work(&free_pruned_work);
+	return freed;
 }
 
-static void add_one(struct ksmdev_kpage *kpage, void *data)
+static bool add_one(struct ksmdev_kpage *kpage, void *data)
 {
 	struct shared_totals *totals = data;
 	unsigned int mapcount = ksmdev_kpage_mapcount(kpage);
@@ -319,6 +394,7 @@ static void add_one(struct ksmdev_kpage *kpage, void *data)
 		totals->shared++;
 		totals->sharing += mapcount - 1;
 	}
+	return false;
 }
 
 static void add_again(void *data)
@@ -337,8 +413,12 @@ static void add_again(void *data)
  */
 void shared_totals(struct shared_totals *totals)
 {
+	/* What is about to be freed does not count any more. */
+	flush_delayed_work(&prune_later);
 	memset(totals, 0, sizeof(*totals));
-	for_each_shared(add_one, add_again, totals);
+	mutex_lock(&walk_mutex);
+	walk_shared(add_one, add_again, totals);
+	mutex_unlock(&walk_mutex);
 	totals->pages = atomic_long_read(&nr_shared);
 	rcu_read_lock();
 	totals->metadata = index_bytes() + sizeof(void *) *
@@ -394,7 +474,7 @@ void shared_exit(void)
 {
 	compat_shrinker_unregister(shared_shrinker);
 	cancel_delayed_work_sync(&prune_later);
-	/* free_unused() is ours. */
-	rcu_barrier();
+	cancel_work_sync(&free_pruned_work);
+	free_pruned(NULL);
 	rhashtable_free_and_destroy(&shared_table, let_go, NULL);
 }

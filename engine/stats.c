@@ -30,6 +30,7 @@ static void read_totals(struct ksmdev_totals *totals)
 
 static void read_shared(struct shared_totals *totals)
 {
+	regions_bury_dead();
 	shared_totals(totals);
 }
 
@@ -74,7 +75,7 @@ static ssize_t metadata_bytes_show(struct device *dev, struct device_attribute *
 	struct shared_totals shared;
 
 	read_totals(&totals);
-	shared_totals(&shared);
+	read_shared(&shared);
 	return sysfs_emit(buf, "%ld\n", totals.metadata + (long)shared.metadata);
 }
 static DEVICE_ATTR_RO(metadata_bytes);
@@ -85,7 +86,7 @@ static ssize_t profit_bytes_show(struct device *dev, struct device_attribute *at
 	struct shared_totals shared;
 
 	read_totals(&totals);
-	shared_totals(&shared);
+	read_shared(&shared);
 	return sysfs_emit(buf, "%ld\n",
 			  profit(shared.sharing + totals.slots[SLOT_ZERO],
 				 totals.metadata + shared.metadata));
@@ -138,8 +139,10 @@ const struct attribute_group ksmdev_stats_group = {
 	.attrs = stats_attributes,
 };
 
-/* Fractions of pages, in fixed point as in the Pss of /proc/PID/smaps. */
-#define FRACTION_SHIFT 12
+/* Fractions of pages, in fixed point like the Pss of /proc/PID/smaps. */
+#define FRACTION_SHIFT 24
+
+#define FRACTION_HALF (1UL << (FRACTION_SHIFT - 1))
 
 struct area_sharing {
 	u64 shared;
@@ -214,8 +217,8 @@ void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area)
 		pages += (region->end - region->start) >> PAGE_SHIFT;
 		region_sharing(region, &sum);
 	}
-	sum.shared >>= FRACTION_SHIFT;
-	sum.sharing >>= FRACTION_SHIFT;
+	sum.shared = (sum.shared + FRACTION_HALF) >> FRACTION_SHIFT;
+	sum.sharing = (sum.sharing + FRACTION_HALF) >> FRACTION_SHIFT;
 	seq_printf(m, "regions:\t%u\n", nr_regions);
 	seq_printf(m, "pages_registered:\t%lu\n", pages);
 	seq_printf(m, "pages_shared:\t%llu\n", sum.shared);

@@ -125,6 +125,6 @@ int ksmdev_area_unmerge(struct ksmdev_area *area)
 			return err;
 		}
 	}
-	shared_prune_soon();
+	shared_prune();
 	return 0;
 }

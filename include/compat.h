@@ -16,10 +16,18 @@
 #include <linux/shrinker.h>
 #include <linux/version.h>
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0) || \
-    LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
+#define SINCE(major, minor) (LINUX_VERSION_CODE >= KERNEL_VERSION(major, minor, 0))
+
+#if !SINCE(6, 1) || SINCE(6, 13)
 #error "ksmdev knows the memory management of Linux 6.1 to 6.12 only"
 #endif
+
+/* 6.8: the page's reverse mapping functions became the folio's. */
+#define COMPAT_FOLIO_RMAP	SINCE(6, 8)
+/* 6.9: a large folio can be split to any order. */
+#define COMPAT_SPLIT_TO_ORDER	SINCE(6, 9)
+/* Until 6.6 the end of a notifier window had to be told not to skip a call. */
+#define COMPAT_NOTIFIER_ONLY_END (!SINCE(6, 6))
 
 /* 6.6 brought shadow stacks, 6.11 droppable memory: neither may be merged. */
 #ifndef VM_SHADOW_STACK
@@ -32,7 +40,7 @@
 /* 6.2: rss_stat became per-CPU counters. */
 static inline void compat_add_mm_counter(struct mm_struct *mm, int member, long value)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
+#if SINCE(6, 2)
 	percpu_counter_add(&mm->rss_stat[member], value);
 #else
 	atomic_long_add(value, &mm->rss_stat.count[member]);
@@ -44,7 +52,7 @@ static inline void compat_notifier_range_init(struct mmu_notifier_range *range,
 					      struct vm_area_struct *vma,
 					      unsigned long start, unsigned long end)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+#if SINCE(6, 3)
 	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, vma->vm_mm, start, end);
 #else
 	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, vma, vma->vm_mm, start, end);
@@ -57,7 +65,7 @@ static inline void compat_notifier_range_init(struct mmu_notifier_range *range,
  */
 static inline bool compat_pte_may_write(pte_t pte)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+#if !SINCE(6, 3)
 	if (pte_protnone(pte) && pte_savedwrite(pte))
 		return true;
 #endif
@@ -66,17 +74,16 @@ static inline bool compat_pte_may_write(pte_t pte)
 
 static inline pte_t compat_pte_wrprotect(pte_t pte)
 {
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+#if !SINCE(6, 3)
 	if (pte_protnone(pte))
 		return pte_clear_savedwrite(pte);
 #endif
 	return pte_wrprotect(pte);
 }
 
-/* 6.8: the page's rmap functions became the folio's. */
 static inline int compat_try_share_anon_rmap(struct page *page)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+#if COMPAT_FOLIO_RMAP
 	return folio_try_share_anon_rmap_pte(page_folio(page), page);
 #else
 	return page_try_share_anon_rmap(page);
@@ -88,7 +95,7 @@ static inline int compat_try_share_anon_rmap(struct page *page)
  * since 6.2; before, only of anonymous pages, and a pretended
  * write does it, as in mm/ksm.c of that time.
  */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0)
+#if SINCE(6, 2)
 #define COMPAT_FAULT_UNSHARE	(FAULT_FLAG_UNSHARE | FAULT_FLAG_REMOTE)
 #define COMPAT_UNSHARE_IS_WRITE	false
 #else
@@ -97,7 +104,7 @@ static inline int compat_try_share_anon_rmap(struct page *page)
 #endif
 
 /* 6.7: shrinkers are allocated by the kernel. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+#if SINCE(6, 7)
 static inline struct shrinker *compat_shrinker_alloc(const char *name)
 {
 	return shrinker_alloc(0, "%s", name);

@@ -31,7 +31,7 @@ unsigned int index_find(u32 fingerprint, struct chunk *chunk, unsigned int nr,
 
 struct page *shared_find(u64 hash);
 struct page *shared_create(struct mm_struct *mm, struct page *from, u64 hash);
-unsigned long shared_prune(void);
+void shared_prune(void);
 void shared_prune_soon(void);
 int shared_init(void);
 void shared_exit(void);

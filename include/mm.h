@@ -80,13 +80,8 @@ struct ksmdev_kpage {
 	struct rhash_head node;
 	/* NULL: to the kernel this is a page whose file was truncated. */
 	void *mapping;
-	union {
-		struct {
-			u64 hash;
-			unsigned long cookie;
-		};
-		struct rcu_head rcu;
-	};
+	u64 hash;
+	unsigned long cookie;
 };
 
 static inline struct ksmdev_kpage *ksmdev_page_kpage(struct page *page)
@@ -100,7 +95,7 @@ static inline struct page *ksmdev_kpage_page(struct ksmdev_kpage *kpage)
 }
 
 bool ksmdev_is_kpage(struct page *page);
-struct ksmdev_kpage *ksmdev_kpage_alloc(struct mm_struct *mm, struct page *from);
+struct ksmdev_kpage *ksmdev_kpage_alloc(struct page *from);
 void ksmdev_kpage_forget(struct ksmdev_kpage *kpage);
 
 static inline unsigned int ksmdev_kpage_mapcount(struct ksmdev_kpage *kpage)

@@ -48,18 +48,19 @@ enum slot_state {
 	SLOT_STATES,
 };
 
-/* A fingerprint: so many bits of a page's hash. The state takes the rest. */
+/* A fingerprint: so many bits of a page's hash. */
 #define FINGERPRINT_BITS 28
 
 /**
  * struct slot - what is known of one page
  * @state: enum slot_state
- * @fingerprint: of the contents; valid in SLOT_VOLATILE and SLOT_UNSHARED
+ * @fingerprint: of the contents, in SLOT_VOLATILE and SLOT_UNSHARED; in
+ *	SLOT_SHARED the scan's own mark
  * @next: number of the next slot in the same bucket of the index, 0 at the end
  */
 struct slot {
-	u32 state : 32 - FINGERPRINT_BITS;
-	u32 fingerprint : FINGERPRINT_BITS;
+	u32 state : 4;
+	u32 fingerprint : 28;
 	u32 next;
 };
 

@@ -19,15 +19,13 @@
 #include "../include/compat.h"
 #include "../include/mm.h"
 
-/* 6.8: the page's rmap functions became the folio's. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+#if COMPAT_FOLIO_RMAP
 #define KSMDEV_RMAP_SYMBOLS(X) X(folio_add_file_rmap_ptes) X(folio_remove_rmap_ptes)
 #else
 #define KSMDEV_RMAP_SYMBOLS(X) X(page_add_file_rmap) X(page_remove_rmap)
 #endif
 
-/* 6.9: a large folio can be split to any order. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+#if COMPAT_SPLIT_TO_ORDER
 #define KSMDEV_SPLIT_SYMBOLS(X) X(split_huge_page_to_list_to_order)
 #else
 #define KSMDEV_SPLIT_SYMBOLS(X) X(split_huge_page_to_list)
@@ -49,16 +47,19 @@ extern void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsign
 #define KSMDEV_DECLARE_SYMBOL(name) DECLARE_STATIC_CALL(ksmdev_##name, name);
 KSMDEV_SYMBOLS(KSMDEV_DECLARE_SYMBOL)
 
-/* A page table and its lock, as ksmdev_pte_lock() found it. */
+/*
+ * What ksmdev_pte_lock() found: a page table, or NULL if there is none, and the lock
+ * that it took.
+ */
 struct ksmdev_table {
 	pte_t *pte;
 	spinlock_t *ptl;
 };
 
-bool ksmdev_pte_lock(struct mm_struct *mm, unsigned long addr,
-		     struct ksmdev_table *table);
+void ksmdev_pte_lock(struct mm_struct *mm, unsigned long addr,
+		     struct ksmdev_table *table) __acquires(table->ptl);
 
-static inline void ksmdev_pte_unlock(struct ksmdev_table *table)
+static inline void ksmdev_pte_unlock(struct ksmdev_table *table) __releases(table->ptl)
 {
 	spin_unlock(table->ptl);
 }

@@ -21,9 +21,7 @@
  * an int, can hold.
  */
 #include <linux/highmem.h>
-#include <linux/memcontrol.h>
 #include <linux/random.h>
-#include <linux/sched/mm.h>
 
 #include "../include/mm.h"
 
@@ -69,23 +67,18 @@ bool ksmdev_is_kpage(struct page *page)
 
 /**
  * ksmdev_kpage_alloc() - allocate a shared page and copy a page's contents to it
- * @mm: whose memory cgroup is charged
  * @from: the page to copy; it may change while it is copied
  *
- * Context: May sleep for memory.
+ * Context: May sleep for memory. Charged to the active memory cgroup.
  * Return: the page with one reference, or NULL if there is no memory or the
  * cgroup's limit is reached.
  */
-struct ksmdev_kpage *ksmdev_kpage_alloc(struct mm_struct *mm, struct page *from)
+struct ksmdev_kpage *ksmdev_kpage_alloc(struct page *from)
 {
-	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(mm);
-	struct mem_cgroup *old = set_active_memcg(memcg);
 	struct ksmdev_kpage *kpage;
 	struct page *page;
 
 	page = alloc_page(GFP_HIGHUSER | __GFP_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
-	set_active_memcg(old);
-	mem_cgroup_put(memcg);
 	if (!page)
 		return NULL;
 

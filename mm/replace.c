@@ -14,7 +14,7 @@
 
 static void add_file_rmap(struct page *kpage, struct vm_area_struct *vma)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+#if COMPAT_FOLIO_RMAP
 	static_call(ksmdev_folio_add_file_rmap_ptes)(page_folio(kpage), kpage, 1, vma);
 #else
 	static_call(ksmdev_page_add_file_rmap)(kpage, vma, false);
@@ -23,7 +23,7 @@ static void add_file_rmap(struct page *kpage, struct vm_area_struct *vma)
 
 static void remove_rmap(struct page *page, struct vm_area_struct *vma)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+#if COMPAT_FOLIO_RMAP
 	static_call(ksmdev_folio_remove_rmap_ptes)(page_folio(page), page, 1, vma);
 #else
 	static_call(ksmdev_page_remove_rmap)(page, vma, false);
@@ -86,24 +86,18 @@ unsigned int replace_page(struct vm_area_struct *vma,
 	unsigned long first = ULONG_MAX, last = 0;
 	struct ksmdev_table table;
 	unsigned int i, done = 0, shared = 0;
-	bool present;
 
 	if (!nr)
 		return 0;
-	present = ksmdev_pte_lock(mm, map[0].addr, &table);
+	ksmdev_pte_lock(mm, map[0].addr, &table);
 
 	for (i = 0; i < nr; i++) {
 		struct ksmdev_mapping *m = &map[i];
-		pte_t *pte;
+		pte_t *pte = ksmdev_pte(&table, m->addr);
 
 		if (m->err)
 			continue;
-		if (!present) {
-			m->err = -ESTALE;
-			continue;
-		}
-		pte = ksmdev_pte(&table, m->addr);
-		if (!pte_same(ptep_get(pte), m->pte)) {
+		if (!table.pte || !pte_same(ptep_get(pte), m->pte)) {
 			m->err = -ESTALE;
 			continue;
 		}
@@ -126,8 +120,7 @@ unsigned int replace_page(struct vm_area_struct *vma,
 		compat_add_mm_counter(mm, MM_ANONPAGES, -(long)done);
 		compat_add_mm_counter(mm, MM_FILEPAGES, shared);
 	}
-	if (present)
-		ksmdev_pte_unlock(&table);
+	ksmdev_pte_unlock(&table);
 
 	for (i = 0; i < nr; i++) {
 		if (map[i].locked)

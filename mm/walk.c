@@ -82,32 +82,30 @@ bool ksmdev_table_present(struct mm_struct *mm, unsigned long addr, unsigned lon
  * ksmdev_pte_lock() - lock the page table that maps an address
  * @mm: the address space
  * @addr: the address
- * @table: filled in
+ * @table: filled in; the page table in it is NULL if there is none (nothing at all,
+ *	or a huge page)
  *
- * Context: mmap lock held. On success the page table's lock is held, until
- * ksmdev_pte_unlock().
- * Return: true; false if there is no page table (nothing or a huge page).
+ * Context: mmap lock held. A lock is held until ksmdev_pte_unlock(), also if there
+ * is no page table.
  */
-bool ksmdev_pte_lock(struct mm_struct *mm, unsigned long addr,
-		     struct ksmdev_table *table)
+void ksmdev_pte_lock(struct mm_struct *mm, unsigned long addr,
+		     struct ksmdev_table *table) __acquires(table->ptl)
 {
 	unsigned long next;
 	pmd_t *pmd = find_pmd(mm, addr, &next);
-	pmd_t seen;
+	pmd_t seen = pmd ? READ_ONCE(*pmd) : __pmd(0);
 
-	if (!pmd)
-		return false;
-	seen = READ_ONCE(*pmd);
-	if (!pmd_present(seen) || pmd_leaf(seen) || pmd_bad(seen))
-		return false;
-	table->ptl = pte_lockptr(mm, pmd);
-	spin_lock(table->ptl);
-	if (unlikely(!pmd_same(seen, READ_ONCE(*pmd)))) {
-		spin_unlock(table->ptl);
-		return false;
+	table->pte = NULL;
+	if (pmd_present(seen) && !pmd_leaf(seen) && !pmd_bad(seen)) {
+		table->ptl = pte_lockptr(mm, pmd);
+		spin_lock(table->ptl);
+		/* Or a huge page came to be here. */
+		if (likely(pmd_same(seen, READ_ONCE(*pmd))))
+			table->pte = pte_offset_kernel(pmd, addr & PMD_MASK);
+	} else {
+		table->ptl = &mm->page_table_lock;
+		spin_lock(table->ptl);
 	}
-	table->pte = pte_offset_kernel(pmd, addr & PMD_MASK);
-	return true;
 }
 
 static void look_at_page(struct page *page, struct ksmdev_found *found)
@@ -173,9 +171,8 @@ void ksmdev_gather(struct vm_area_struct *vma, unsigned long start,
 	memset(found, 0, ((end - start) >> PAGE_SHIFT) * sizeof(*found));
 	if (gather_huge(mm, start, end, found))
 		return;
-	if (!ksmdev_pte_lock(mm, start, &table))
-		return;
-	for (; start < end; start += PAGE_SIZE)
+	ksmdev_pte_lock(mm, start, &table);
+	for (; table.pte && start < end; start += PAGE_SIZE)
 		look_at_pte(ptep_get(ksmdev_pte(&table, start)), found++);
 	ksmdev_pte_unlock(&table);
 }
@@ -195,7 +192,7 @@ int ksmdev_split(struct page *page)
 
 	if (!folio_trylock(folio))
 		return -EBUSY;
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 9, 0)
+#if COMPAT_SPLIT_TO_ORDER
 	err = static_call(ksmdev_split_huge_page_to_list_to_order)(page, NULL, 0);
 #else
 	err = static_call(ksmdev_split_huge_page_to_list)(page, NULL);

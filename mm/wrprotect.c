@@ -55,11 +55,10 @@ void ksmdev_notify_end(struct mmu_notifier_range *range)
 {
 	if (!mm_has_notifiers(range->mm))
 		return;
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
-	static_call(ksmdev___mmu_notifier_invalidate_range_end)(range);
-#else
-	/* Until 6.6 it also took whether to skip invalidate_range(). */
+#if COMPAT_NOTIFIER_ONLY_END
 	static_call(ksmdev___mmu_notifier_invalidate_range_end)(range, false);
+#else
+	static_call(ksmdev___mmu_notifier_invalidate_range_end)(range);
 #endif
 }
 
@@ -127,16 +126,14 @@ unsigned int page_wrprotect(struct vm_area_struct *vma,
 
 	if (!nr)
 		return 0;
-	if (!ksmdev_pte_lock(mm, map[0].addr, &table)) {
-		for (i = 0; i < nr; i++)
-			map[i].err = map[i].err ?: -ESTALE;
-		return 0;
-	}
+	ksmdev_pte_lock(mm, map[0].addr, &table);
 
 	for (i = 0; i < nr; i++) {
 		struct ksmdev_mapping *m = &map[i];
 		pte_t *pte = ksmdev_pte(&table, m->addr);
 
+		if (!m->err && !table.pte)
+			m->err = -ESTALE;
 		if (m->err)
 			continue;
 		m->err = lock_mapped_page(ptep_get(pte), m);

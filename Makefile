@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Makefile - for people; the kernel's build system reads Kbuild.
+#
+#	make			build ksmdev.ko for the running kernel (KDIR= for another)
+#	make tools		build ksmctl and libksm into build/tools
+#	make demo		see memory come back, in a VM
+#	make check		build and test everything on both stock kernels
+#	make check-debug	the same tests on a kernel with all its debugging on
+#	make static		the static checks alone
+#	make install		module, tools, udev rule, man pages, DKMS source
+#	make clean
+#
+# demo, check and check-debug install what they need through apt: scripts/setup.
+
+VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
+
+# All of this makefile's paths are relative to it.
+KDIR ?= /lib/modules/$(shell uname -r)/build
+KERNELS := 6.1 6.12
+MODULE_SOURCES := Kbuild ksm.c ksm.h $(wildcard include/*.h mm/*.c mm/*.h engine/*.c)
+
+PHONY := all
+all: $(KDIR)/Makefile
+	$(MAKE) -C $(KDIR) M=$(CURDIR) EXTRA_SYMBOL=$(EXTRA_SYMBOL) modules
+	scripts/check-branches .
+
+$(KDIR)/Makefile:
+	@echo "No kernel headers in $(KDIR): apt-get install linux-headers-$(patsubst /lib/modules/%/build,%,$(KDIR))" >&2
+	@exit 1
+
+# The module for several kernels, side by side: make module KDIR=... OUT=build/NAME
+PHONY += module
+module: $(KDIR)/Makefile
+	@test -n "$(OUT)" || { echo "make module KDIR=DIR OUT=DIR: OUT= is missing" >&2; exit 1; }
+	mkdir -p $(OUT)
+	cp -pu --parents $(MODULE_SOURCES) $(OUT)/
+	$(MAKE) -C $(KDIR) M=$(abspath $(OUT)) W=1 EXTRA_SYMBOL=$(EXTRA_SYMBOL) $(MODULE_FLAGS) modules
+	scripts/check-branches $(OUT)
+
+PHONY += modules
+modules: $(KERNELS:%=module-%) $(KERNELS:%=missing-%)
+
+module-%: setup
+	@$(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) OUT=build/$*
+
+# Wants a function that no kernel has: for the test that it is refused.
+missing-%: module-%
+	@$(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) OUT=build/$*-missing \
+		EXTRA_SYMBOL=ksmdev_no_such_function
+	@cp build/$*-missing/ksmdev.ko build/$*/ksmdev-missing.ko
+
+PHONY += setup
+setup:
+	@scripts/setup
+
+PHONY += tools
+tools:
+	$(MAKE) -C tools
+
+PHONY += demo
+demo: setup
+	@$(MAKE) --no-print-directory -s module-6.12 tools
+	@tests/demo
+
+PHONY += check
+check: setup
+	@tests/check
+
+PHONY += check-debug
+check-debug: setup
+	@tests/debug/check
+
+PHONY += static
+static: setup
+	@scripts/check-static
+
+# Where a DKMS package's source lies.
+DKMS_DIR = $(DESTDIR)/usr/src/ksmdev-$(VERSION)
+
+PHONY += install
+install: all tools
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
+	$(MAKE) -C tools install
+	rm -rf $(DKMS_DIR)
+	mkdir -p $(DKMS_DIR)
+	cp -p --parents Makefile dkms.conf scripts/check-branches $(MODULE_SOURCES) $(DKMS_DIR)/
+	@echo "Now: modprobe ksm. To build for each new kernel: dkms add ksmdev/$(VERSION)"
+
+PHONY += uninstall
+uninstall:
+	$(MAKE) -C tools uninstall
+	rm -rf $(DKMS_DIR)
+	rm -f $(DESTDIR)/lib/modules/*/updates/ksmdev.ko* $(DESTDIR)/lib/modules/*/extra/ksmdev.ko*
+
+PHONY += clean
+clean:
+	rm -rf build
+	rm -f ksmdev.ko ksmdev.o ksmdev.mod* modules.order Module.symvers .*.cmd
+	rm -f ksm.o mm/*.o engine/*.o mm/.*.cmd engine/.*.cmd
+
+.PHONY: $(PHONY)
