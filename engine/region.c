@@ -353,6 +353,11 @@ static bool region_unlink(struct region *region)
 	list_del(&region->in_area);
 	region->area->nr_regions--;
 	region->area->pages -= (region->end - region->start) >> PAGE_SHIFT;
+	/* Who registers next begins a pass, and does not end one that saw nothing. */
+	if (RB_EMPTY_ROOT(&regions)) {
+		cursor.mm = NULL;
+		cursor.addr = 0;
+	}
 	return true;
 }
 

@@ -46,15 +46,17 @@ static bool may_merge(struct ksmdev_scan *scan)
 	return scan->merged + scan->nr_maps + scan->nr_twins < scan->max_merges;
 }
 
-static void plan_merge(struct ksmdev_scan *scan, struct chunk *chunk,
-		       unsigned int slot, struct page *page, struct page *kpage)
+/* Merge a page of this piece with @kpage, whose reference is taken over. */
+static void plan_merge(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int first,
+		       unsigned int i, struct page *kpage)
 {
 	scan->map[scan->nr_maps++] = (struct ksmdev_mapping) {
-		.addr = chunk->addr + slot * PAGE_SIZE,
-		.page = page,
+		.addr = chunk->addr + (first + i) * PAGE_SIZE,
+		.page = scan->found[i].page,
 		.kpage = kpage,
-		.slot = slot,
+		.slot = first + i,
 	};
+	scan->found[i].planned = true;
 }
 
 /*
@@ -63,7 +65,7 @@ static void plan_merge(struct ksmdev_scan *scan, struct chunk *chunk,
  */
 static bool equals_here(struct ksmdev_found *here, struct ksmdev_found *found)
 {
-	if (here->kind != KSMDEV_ANON || here->page == found->page ||
+	if (here->kind != KSMDEV_ANON || here->planned || here->page == found->page ||
 	    !ksmdev_pages_identical(here->page, found->page))
 		return false;
 	if (PageCompound(here->page)) {
@@ -87,16 +89,15 @@ static bool find_twin(struct ksmdev_scan *scan, struct chunk *chunk, unsigned in
 
 	*tries = index_find(index_fingerprint(hash), chunk, first + i, numbers);
 	for (t = 0; t < *tries; t++) {
-		unsigned int slot = numbers[t] % CHUNK_SLOTS;
+		/* Wraps around for slots before the piece. */
+		unsigned int here = numbers[t] % CHUNK_SLOTS - first;
+		bool is_here = numbers[t] / CHUNK_SLOTS == chunk->id && here < scan->nr_found;
 		struct page *kpage;
 		bool equal;
 
-		if (numbers[t] / CHUNK_SLOTS == chunk->id && slot >= first &&
-		    slot < first + scan->nr_found) {
-			struct ksmdev_found *here = &scan->found[slot - first];
-
-			equal = equals_here(here, found);
-			if (here->split)
+		if (is_here) {
+			equal = equals_here(&scan->found[here], found);
+			if (scan->found[here].split)
 				return true;
 		} else {
 			equal = merge_candidate(numbers[t], found->page);
@@ -111,8 +112,11 @@ static bool find_twin(struct ksmdev_scan *scan, struct chunk *chunk, unsigned in
 		if (!kpage)
 			return false;
 		get_page(kpage);
-		plan_merge(scan, chunk, first + i, found->page, kpage);
-		scan->twins[scan->nr_twins++] = (struct twin) { numbers[t], kpage };
+		plan_merge(scan, chunk, first, i, kpage);
+		if (is_here)
+			plan_merge(scan, chunk, first, here, kpage);
+		else
+			scan->twins[scan->nr_twins++] = (struct twin) { numbers[t], kpage };
 		return true;
 	}
 	return false;
@@ -133,7 +137,7 @@ static void look_for_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 		if (PageCompound(found->page))
 			found->split = true;
 		else
-			plan_merge(scan, chunk, first + i, found->page, NULL);
+			plan_merge(scan, chunk, first, i, NULL);
 		return;
 	}
 	kpage = shared_find(hash);
@@ -143,7 +147,7 @@ static void look_for_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 		return;
 	}
 	if (kpage) {
-		plan_merge(scan, chunk, first + i, found->page, kpage);
+		plan_merge(scan, chunk, first, i, kpage);
 		return;
 	}
 	if (find_twin(scan, chunk, first, i, hash, &tries))
@@ -197,7 +201,8 @@ static void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int fir
 		slot = first + i;
 		switch (scan->found[i].kind) {
 		case KSMDEV_ANON:
-			look_at_anon(scan, chunk, first, i, &fresh);
+			if (!scan->found[i].planned)
+				look_at_anon(scan, chunk, first, i, &fresh);
 			read++;
 			break;
 		case KSMDEV_SINGLE:

@@ -35,12 +35,14 @@ enum ksmdev_kind {
  * @mapcount: how many ptes map it, if it is a shared page; else 0
  * @kind: what it is
  * @split: for the caller: this page is part of a large folio worth splitting
+ * @planned: for the caller: this page is about to be merged
  */
 struct ksmdev_found {
 	struct page *page;
 	u32 mapcount;
 	u8 kind;
 	bool split;
+	bool planned;
 };
 
 /**

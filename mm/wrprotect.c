@@ -101,7 +101,7 @@ static int claim_page(struct page *page)
  * @vma: the mapping that holds them
  * @map: the pages; @addr and @page are read, @pte, @err and @locked written. An
  *	entry that comes with @err set is left alone.
- * @nr: how many; all in one page table, each at most once, ascending
+ * @nr: how many; all in one page table, each at most once
  *
  * Succeeds for a page that is anonymous, small, still mapped at its address and
  * held by nobody but its mappings, the swap cache and the caller's one reference.
