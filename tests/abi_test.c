@@ -709,6 +709,30 @@ TEST_F(abi, ignored_arguments)
 	EXPECT_TRUE(same_state(&self->state));
 }
 
+/*
+ * What is merged is a matter of the memory, not of who registered it when: the
+ * area that is told to unmerge need not have seen any scan.
+ */
+TEST_F(abi, unmerge_goes_by_range)
+{
+	char *mem = ksm_mmap(2 * NPAGES);
+
+	ksm_fill_same(mem, NPAGES, 1);
+	ksm_fn_zero((long)(mem + NPAGES * PGSZ), NPAGES, 0, 0);
+	ASSERT_EQ(0, register_raw(self->area, (uintptr_t)mem, 2 * NPAGES));
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(2, ksm_distinct(0, mem, 2 * NPAGES));
+	ASSERT_EQ(0, call(self->area, KSM_REMOVE_MEMORY_REGION, NULL));
+	EXPECT_EQ(2, ksm_distinct(0, mem, 2 * NPAGES));
+	ASSERT_EQ(0, register_raw(self->area, (uintptr_t)mem, 2 * NPAGES));
+	ASSERT_EQ(0, call(self->area, KSM_UNMERGE, NULL));
+	/* Zero pages are also what a read fault maps; those may stay. */
+	EXPECT_EQ(NPAGES, ksm_distinct(0, mem, NPAGES));
+	EXPECT_EQ(0, ksm_stat("pages_shared"));
+	EXPECT_EQ(0, ksm_wrong_same(mem, NPAGES, 1));
+	EXPECT_EQ(0, ksm_wrong_zero(mem + NPAGES * PGSZ, NPAGES));
+}
+
 TEST_F(abi, no_read_write_mmap)
 {
 	const int fds[3] = { self->k.dev, self->area, self->k.scan };

@@ -59,6 +59,13 @@
 #define PIN_PAGES	8
 #define SHARED_FILLS	12	/* fills that every worker draws from */
 
+/*
+ * Where the threads' memory is: far below where the kernel puts mappings that
+ * name no place. In the holes that op_munmap() makes nothing else may settle.
+ */
+#define MEM_BASE	0x100000000000UL
+#define MEM_STEP	0x10000000UL
+
 /* Exit statuses of workers; anything else is a worker that died. */
 #define EXIT_MISMATCH	3
 #define EXIT_SYSCALL	4
@@ -1129,7 +1136,6 @@ static void run_ops(struct thread *t, uint64_t ops)
 static void *thread_main(void *arg)
 {
 	const size_t len = (size_t)THREAD_PAGES * page_size;
-	const size_t align = (size_t)WINDOW_PAGES * page_size;
 	struct thread *t = arg;
 	int i;
 
@@ -1138,11 +1144,11 @@ static void *thread_main(void *arg)
 	/* The shadow is shared memory: nothing that is merged can hold it. */
 	t->shadow = mmap(NULL, THREAD_PAGES * sizeof(struct shadow),
 			 PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	t->mem = mmap(NULL, len + align, PROT_NONE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	t->mem = mmap((void *)(MEM_BASE + t->nr * MEM_STEP), len, PROT_NONE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
+		      -1, 0);
 	if (t->shadow == MAP_FAILED || t->mem == MAP_FAILED)
 		bad_call(t, "mmap of a thread's memory");
-	t->mem = (char *)(((uintptr_t)t->mem + align - 1) & ~(align - 1));
 	if (pipe2(t->pipe, O_CLOEXEC))
 		bad_call(t, "pipe");
 	ring_open(&t->ring);
@@ -1377,6 +1383,46 @@ static void print_stack(pid_t pid)
 		fprintf(stderr, "hammer: process %d is at\n%.*s", pid, (int)n, buf);
 }
 
+/*
+ * Compressed swap in memory, so that MADV_PAGEOUT has somewhere to go: pages are
+ * swapped out and in while they are looked at, merged and written.
+ */
+static int swap_on(int mib)
+{
+	char command[256];
+
+	snprintf(command, sizeof(command),
+		 "modprobe zram num_devices=1 && echo %dM > /sys/block/zram0/disksize && "
+		 "mkswap /dev/zram0 > /dev/null && swapon /dev/zram0", mib);
+	if (!system(command))
+		return 0;
+	fprintf(stderr, "hammer: no swap on zram; leave out -z, or add the zram module\n");
+	return -1;
+}
+
+static int swap_off(void)
+{
+	if (!system("swapoff /dev/zram0 && echo 1 > /sys/block/zram0/reset"))
+		return 0;
+	fprintf(stderr, "hammer: cannot swap in again what is on zram; see the kernel log\n");
+	return -1;
+}
+
+/* Pages swapped out since boot. */
+static unsigned long pages_swapped_out(void)
+{
+	unsigned long n = 0;
+	char line[128];
+	FILE *f = fopen("/proc/vmstat", "re");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "pswpout %lu", &n) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return n;
+}
+
 /* All counters of what is merged must be back at zero, and the pages freed. */
 static int check_counters(int scan)
 {
@@ -1411,10 +1457,11 @@ static int check_counters(int scan)
 static void usage(FILE *to)
 {
 	fprintf(to,
-		"usage: hammer [-t SECONDS] [-s SEED] [-p PROCESSES] [-k]\n"
+		"usage: hammer [-t SECONDS] [-s SEED] [-p PROCESSES] [-z MIB] [-k]\n"
 		"  -t  how long to run (60)\n"
 		"  -s  seed of the random operations (drawn from the clock)\n"
 		"  -p  number of processes, of %d threads each (3)\n"
+		"  -z  swap to so many MiB of zram meanwhile\n"
 		"  -k  run the kernel's own ksmd over the same memory as well\n", THREADS);
 }
 
@@ -1423,10 +1470,11 @@ int main(int argc, char **argv)
 	static struct thread admin;
 	struct ksm_kthread_info k = { .pages_to_scan = 2000, .flags = ksm_control_flags_run };
 	struct ksm_user_scan probe = { .pages_to_scan = 1 };
-	int opt, dev, scan, i, n_workers = 3, seconds = 60, ksmd = 0;
+	int opt, dev, scan, i, n_workers = 3, seconds = 60, ksmd = 0, zram = 0;
 	double start, next_line, last_progress;
 	uint64_t last_ops = 0, max_shared = 0, max_zero = 0;
 	struct totals sum;
+	unsigned long swapped;
 	char text[32];
 	long max_kernel_pages;
 
@@ -1434,7 +1482,7 @@ int main(int argc, char **argv)
 	if (argc == 2 && !strcmp(argv[1], "--exit"))
 		return 0;
 	seed = time(NULL) ^ ((long)getpid() << 20);
-	while ((opt = getopt(argc, argv, "t:s:p:kh")) != -1) {
+	while ((opt = getopt(argc, argv, "t:s:p:z:kh")) != -1) {
 		switch (opt) {
 		case 't':
 			seconds = atoi(optarg);
@@ -1444,6 +1492,9 @@ int main(int argc, char **argv)
 			break;
 		case 'p':
 			n_workers = atoi(optarg);
+			break;
+		case 'z':
+			zram = atoi(optarg);
 			break;
 		case 'k':
 			ksmd = 1;
@@ -1456,7 +1507,7 @@ int main(int argc, char **argv)
 			return 2;
 		}
 	}
-	if (seconds < 1 || n_workers < 1 || n_workers > MAX_WORKERS) {
+	if (seconds < 1 || zram < 0 || n_workers < 1 || n_workers > MAX_WORKERS) {
 		usage(stderr);
 		return 2;
 	}
@@ -1482,6 +1533,9 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	max_kernel_pages = read_number(PARAM, "max_kernel_pages");
+	if (zram && swap_on(zram))
+		return 1;
+	swapped = pages_swapped_out();
 	if (ksmd) {
 		write_text("/sys/kernel/mm/ksm/pages_to_scan", "1000");
 		write_text("/sys/kernel/mm/ksm/run", "1");
@@ -1593,6 +1647,12 @@ int main(int argc, char **argv)
 	write_text(PARAM "max_kernel_pages", text);
 	if (!board->failed && check_counters(scan))
 		board->failed = 1;
+	if (zram) {
+		swapped = pages_swapped_out() - swapped;
+		printf("hammer: %lu pages were swapped out\n", swapped);
+		if (swap_off() || (!board->failed && !swapped))
+			board->failed = 1;
+	}
 	close(scan);
 	close(dev);
 

@@ -220,11 +220,12 @@ TEST_F(device, max_pages_to_merge)
 		merged = ksm_stat("pages_sharing");
 		scanned = ksm_stat("pages_scanned") - scanned;
 		EXPECT_GE(before + 10, merged);
-		/* It came back early, for it had merged enough, ... */
-		if (merged < (long long)n) {
-			EXPECT_LT(before, merged);
-			EXPECT_GT(8 * n, scanned);
-		}
+		/*
+		 * Either it came back early, for it had merged enough (both pages of
+		 * a pair count), or eight passes could not find any more.
+		 */
+		if (scanned < 8 * (long long)n)
+			EXPECT_LE(before + 4, merged);
 	}
 	/* ... and so more often than without a limit. */
 	EXPECT_LE(n / 10, calls);
