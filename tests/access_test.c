@@ -32,6 +32,7 @@
 #include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "ksm_harness.h"
@@ -332,6 +333,79 @@ TEST_F(device, system_calls_write)
 	close(fds[0]);
 	close(fds[1]);
 	close(fd);
+}
+
+/* ---- writes in the midst of a merge ---- */
+
+static uint64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000ULL + ts.tv_nsec / 1000;
+}
+
+struct toggler {
+	volatile uint64_t *word[4];
+	volatile int stop;
+	unsigned long lost, done;
+};
+
+/* Change a word and change it back at once: nearly always the page is as it was. */
+static void *toggle(void *arg)
+{
+	struct toggler *t = arg;
+
+	while (!t->stop) {
+		for (size_t i = 0; i < ARRAY_SIZE(t->word); i++) {
+			uint64_t old = *t->word[i];
+
+			*t->word[i] = ~old;
+			t->lost += *t->word[i] != ~old;
+			*t->word[i] = old;
+			t->lost += *t->word[i] != old;
+			t->done++;
+			for (volatile int spin = 0; spin < 300; spin++)
+				;
+		}
+	}
+	return NULL;
+}
+
+/*
+ * A write between the comparison and the replacement of a page must stop the
+ * merge; it would be lost. Many pages are merged at a time, so that the moment is
+ * long for the first of them.
+ */
+TEST_F_TIMEOUT(device, write_during_merge, 120)
+{
+	enum { PAGES = 256, SECONDS = 8 };
+	struct toggler t = { 0 };
+	long long most = 0;
+	pthread_t thread;
+	uint64_t begin;
+	char *a, *b;
+
+	make_twins(&self->k, self->area, &a, &b, PAGES, 25);
+	for (size_t i = 0; i < ARRAY_SIZE(t.word); i++)
+		t.word[i] = (uint64_t *)ksm_page(a, i + 1) - 1;
+	ASSERT_EQ(pthread_create(&thread, NULL, toggle, &t), 0);
+	begin = now_us();
+	while (now_us() - begin < SECONDS * 1000000ULL) {
+		long long sharing;
+
+		ksm_merge_all(&self->k);
+		sharing = ksm_stat("pages_sharing");
+		most = sharing > most ? sharing : most;
+		ASSERT_EQ(ksm_unmerge(self->area), 0);
+	}
+	t.stop = 1;
+	pthread_join(thread, NULL);
+	EXPECT_EQ(t.lost, 0);
+	EXPECT_GT(t.done, 100);
+	EXPECT_GE(most, PAGES - (long long)ARRAY_SIZE(t.word));
+	EXPECT_EQ(ksm_wrong(a, PAGES, 25), 0);
+	EXPECT_EQ(ksm_wrong(b, PAGES, 25), 0);
 }
 
 /* ---- pages that somebody holds ---- */
@@ -882,6 +956,7 @@ FIXTURE(swap)
 	int area;
 	int loop, loop_ctl;	/* or -1 */
 	int zram;		/* number of the device, or -1 */
+	char dir[48];		/* where the loop device's file is */
 	char path[64];
 };
 
@@ -894,8 +969,6 @@ FIXTURE_VARIANT(swap)
 FIXTURE_VARIANT_ADD(swap, zram) { .loop = false };
 /* An ordinary device: pages stay in the swap cache after they were read. */
 FIXTURE_VARIANT_ADD(swap, loop) { .loop = true };
-
-#define RAMFS "/tmp/ksm_access_test.d"
 
 FIXTURE_SETUP(swap)
 {
@@ -915,9 +988,11 @@ FIXTURE_SETUP(swap)
 
 		ksm_shell("modprobe loop");
 		/* ramfs, because its pages cannot be swapped out themselves. */
-		mkdir(RAMFS, 0700);
-		ASSERT_EQ(mount("none", RAMFS, "ramfs", 0, NULL), 0);
-		backing = open(RAMFS "/swap", O_RDWR | O_CREAT, 0600);
+		snprintf(self->dir, sizeof(self->dir), "/tmp/ksm_access_test.%d", getpid());
+		ASSERT_EQ(mkdir(self->dir, 0700), 0);
+		ASSERT_EQ(mount("none", self->dir, "ramfs", 0, NULL), 0);
+		snprintf(self->path, sizeof(self->path), "%s/swap", self->dir);
+		backing = open(self->path, O_RDWR | O_CREAT, 0600);
 		ASSERT_GE(backing, 0);
 		ASSERT_EQ(ftruncate(backing, SWAP_PAGES * PGSZ), 0);
 		self->loop_ctl = open("/dev/loop-control", O_RDWR);
@@ -963,9 +1038,9 @@ FIXTURE_TEARDOWN(swap)
 		close(self->loop);
 		close(self->loop_ctl);
 		/* The loop device lets go of the file a little later. */
-		for (int i = 0; umount(RAMFS) && i < 100; i++)
+		for (int i = 0; umount(self->dir) && i < 100; i++)
 			usleep(20000);
-		EXPECT_EQ(rmdir(RAMFS), 0);
+		EXPECT_EQ(rmdir(self->dir), 0);
 	} else {
 		snprintf(number, sizeof(number), "%d", self->zram);
 		EXPECT_EQ(ksm_write_file("/sys/class/zram-control/hot_remove", number), 0);
@@ -988,10 +1063,15 @@ static size_t page_out(void *addr, size_t npages)
 {
 	size_t out = 0;
 
-	/* Pages on their way to the LRU lists need a second try. */
 	for (int i = 0; i < 20 && out < npages; i++) {
-		if (i)
+		/*
+		 * Pages that another CPU has on their way to the LRU lists are
+		 * passed over; compaction begins with putting all there.
+		 */
+		if (i) {
+			ksm_write_file("/proc/sys/vm/compact_memory", "1");
 			usleep(20000);
+		}
 		if (madvise(addr, npages * PGSZ, MADV_PAGEOUT))
 			ksm_die("MADV_PAGEOUT: %s", strerror(errno));
 		out = count_swapped(addr, npages);
@@ -1103,6 +1183,60 @@ TEST_F(swap, dirty_not_lost_after_failed_merge)
 	page_out(b, 8);
 	EXPECT_EQ(ksm_wrong(a, 8, 111), 0);
 	EXPECT_EQ(ksm_wrong(b, 8, 111), 0);
+}
+
+static void *scan_once(void *arg)
+{
+	ksm_passes(arg, 1);
+	return NULL;
+}
+
+/*
+ * And when the merge fails at the comparison, because a page was written after
+ * it was hashed: by then its pte is clean. Each page is written once while the
+ * pass that would merge it runs.
+ */
+TEST_F_TIMEOUT(swap, dirty_not_lost_after_late_write, 120)
+{
+	enum { PAGES = 256, ROUNDS = 6 };
+	char *a, *b;
+
+	make_twins(&self->k, self->area, &a, &b, PAGES, 115);
+	for (int round = 0; round < ROUNDS; round++) {
+		size_t wrong = 0;
+		uint64_t begin, length;
+		pthread_t thread;
+
+		/* Clean pages in the swap cache, then dirty ptes over them. */
+		ksm_fill(a, PAGES, 115);
+		ksm_fill(b, PAGES, 115);
+		ASSERT_EQ(ksm_unmerge(self->area), 0);
+		ASSERT_EQ(page_out(a, PAGES), PAGES);
+		ASSERT_EQ(ksm_wrong(a, PAGES, 115), 0);
+		ksm_fill(a, PAGES, 116 + round);
+		ksm_fill(b, PAGES, 116 + round);
+		begin = now_us();
+		ksm_passes(&self->k, 1);
+		length = now_us() - begin;
+
+		begin = now_us();
+		ASSERT_EQ(pthread_create(&thread, NULL, scan_once, &self->k), 0);
+		for (int i = 0; i < PAGES; i++) {
+			/* In no order, at all times of the pass. */
+			int page = (i * 37 + round) % PAGES;
+
+			while (now_us() < begin + 2 * length * i / PAGES)
+				;
+			((uint64_t *)ksm_page(a, page))[7] = i;
+		}
+		pthread_join(thread, NULL);
+		page_out(a, PAGES);
+		for (int i = 0; i < PAGES; i++)
+			wrong += ((uint64_t *)ksm_page(a, (i * 37 + round) % PAGES))[7] !=
+				 (uint64_t)i;
+		EXPECT_EQ(wrong, 0) TH_LOG("round %d", round);
+		EXPECT_EQ(ksm_wrong(b, PAGES, 116 + round), 0);
+	}
 }
 
 /* A page in the swap cache has one reference more, and merges all the same. */
