@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * race_test.c - a write that comes just when its page is being merged is not lost
+ *
+ * One thread writes, another one scans, each on a CPU of its own. The writer makes
+ * no system call, so that its TLB keeps what it has; it lets pages rest until they
+ * are about to be merged and then writes to them, over and over, and each time
+ * looks whether the value of the time before is still there. A comparison that is
+ * left out, one that is made before the page is protected, a TLB flush that is
+ * late, or a page table entry that is not looked at again: each loses a write.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ksm_harness.h"
+
+#define PAIRS	64
+#define SECONDS	8
+
+static void use_cpu(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		ksm_die("cannot run on CPU %d: %s; give the VM two (--cpus)", cpu,
+			strerror(errno));
+}
+
+static double now(void)
+{
+	struct timespec ts;
+
+	/* Read without a system call. */
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+struct writer {
+	char *mem;
+	size_t word;
+	double began;
+	_Atomic unsigned long calls;	/* of the other thread, one pass each */
+	_Atomic int stop;
+	unsigned long writes;
+	_Atomic unsigned long lost;
+};
+
+static volatile uint64_t *word_of(struct writer *w, size_t page)
+{
+	return (volatile uint64_t *)(w->mem + page * PGSZ) + w->word;
+}
+
+/* Spin for up to @passes times as long as a pass has taken so far. */
+static void rest(struct writer *w, uint64_t *rng, double passes)
+{
+	double t = now();
+	double until = t + passes * (t - w->began) / (w->calls + 1);
+
+	*rng = *rng * 6364136223846793005ULL + 1442695040888963407ULL;
+	until = t + (until - t) * (*rng >> 40) / (1 << 24);
+	while (now() < until && !w->stop)
+		;
+}
+
+static void write_all(struct writer *w, uint64_t expected, uint64_t value)
+{
+	for (size_t i = 0; i < PAIRS; i++) {
+		volatile uint64_t *p = word_of(w, i);
+		const uint64_t base = *word_of(w, i + PAIRS);
+
+		if (*p != base + expected)
+			w->lost++;
+		*p = base + value;
+		w->writes++;
+	}
+}
+
+/*
+ * Pages i and i + PAIRS are equal, but for a while after each write. They are
+ * merged in the second or third pass after they became equal again: that is when
+ * the next write should come.
+ */
+static void *writer_main(void *arg)
+{
+	struct writer *w = arg;
+	uint64_t rng = 12345, n = 0;
+
+	use_cpu(0);
+	while (!w->stop) {
+		n++;
+		rest(w, &rng, 4);
+		write_all(w, 0, n);
+		rest(w, &rng, 2);
+		write_all(w, n, 0);
+	}
+	return NULL;
+}
+
+FIXTURE(race) {
+	struct ksm k;
+	int area;
+};
+
+FIXTURE_VARIANT(race) {
+	size_t word;
+};
+
+/* The first word and the last are compared at different times. */
+FIXTURE_VARIANT_ADD(race, first_word) { .word = 0 };
+FIXTURE_VARIANT_ADD(race, last_word) { .word = 511 };
+
+FIXTURE_SETUP(race)
+{
+	ksm_begin(&self->k);
+	self->area = ksm_area(&self->k);
+}
+
+FIXTURE_TEARDOWN(race)
+{
+	close(self->area);
+	ksm_finish(&self->k);
+}
+
+TEST_F(race, no_write_is_lost)
+{
+	struct ksm_user_scan s = { .pages_to_scan = 2 * PAIRS };
+	struct writer w = { .word = variant->word };
+	long long shared = 0, passes, most = 0;
+	pthread_t thread;
+	double end;
+
+	w.mem = ksm_mmap(2 * PAIRS);
+	ksm_fill(w.mem, PAIRS, 1);
+	ksm_fill(w.mem + PAIRS * PGSZ, PAIRS, 1);
+	ASSERT_EQ(0, ksm_register(self->area, w.mem, 2 * PAIRS));
+	passes = ksm_stat("full_scans");
+	w.began = now();
+	ASSERT_EQ(0, pthread_create(&thread, NULL, writer_main, &w));
+	use_cpu(1);
+	end = now() + SECONDS;
+	for (unsigned int i = 0; now() < end && !w.lost; i++) {
+		ASSERT_EQ(0, ioctl(self->k.scan, KSM_SCAN, &s));
+		w.calls++;
+		if (i % 4)
+			continue;
+		shared = ksm_stat("pages_sharing");
+		if (shared > most)
+			most = shared;
+	}
+	w.stop = 1;
+	pthread_join(thread, NULL);
+	TH_LOG("%lu writes, %lld passes, at most %lld pairs merged, %lu writes lost",
+	       w.writes, ksm_stat("full_scans") - passes, most, (unsigned long)w.lost);
+	EXPECT_EQ(0, w.lost);
+	/* And they did merge in between. */
+	EXPECT_LT(PAIRS / 4, most);
+	EXPECT_EQ(0, ksm_wrong(w.mem, PAIRS, 1));
+	EXPECT_EQ(0, ksm_wrong(w.mem + PAIRS * PGSZ, PAIRS, 1));
+}
+
+TEST_HARNESS_MAIN
