@@ -291,23 +291,13 @@ static void walk_shared(visit_fn visit, restart_fn restart, void *data)
 	rhashtable_walk_exit(&iter);
 }
 
-struct prune_result {
-	unsigned long freed;
-	/* Nobody maps these, but somebody has a reference for the moment. */
-	unsigned long held;
-};
-
 static bool prune_one(struct ksmdev_kpage *kpage, void *data)
 {
-	struct prune_result *result = data;
+	unsigned long *freed = data;
+	bool removed = prune(kpage);
 
-	if (prune(kpage)) {
-		result->freed++;
-		return true;
-	}
-	if (!ksmdev_kpage_mapcount(kpage))
-		result->held++;
-	return false;
+	*freed += removed;
+	return removed;
 }
 
 static void prune_again(void *data)
@@ -318,15 +308,12 @@ static void prune_again(void *data)
 /* Take all pages out of the table that nobody maps; the caller frees them. */
 static unsigned long prune_all(void)
 {
-	struct prune_result result = { };
+	unsigned long freed = 0;
 
 	lockdep_assert_held(&walk_mutex);
-	if (!atomic_long_read(&nr_shared))
-		return 0;
-	walk_shared(prune_one, prune_again, &result);
-	if (result.held)
-		schedule_delayed_work(&prune_later, HZ);
-	return result.freed;
+	if (atomic_long_read(&nr_shared))
+		walk_shared(prune_one, prune_again, &freed);
+	return freed;
 }
 
 /**
@@ -342,22 +329,38 @@ void shared_prune(void)
 	free_pruned(NULL);
 }
 
+/* From one walk to the next; doubled each time, up to a limit. */
+static unsigned long prune_delay;
+
+#define PRUNE_DELAY_MIN	(HZ / 10)
+#define PRUNE_DELAY_MAX	(4 * HZ)
+
 static void prune_work(struct work_struct *work)
 {
+	unsigned long delay = READ_ONCE(prune_delay) * 2;
+
 	shared_prune();
+	/* A process that exits takes its time until its last page is unmapped. */
+	if (delay <= PRUNE_DELAY_MAX && atomic_long_read(&nr_shared)) {
+		WRITE_ONCE(prune_delay, delay);
+		schedule_delayed_work(&prune_later, delay);
+	}
 }
 
 /**
  * shared_prune_soon() - free unmapped shared pages in a moment
  *
- * Many calls make one walk.
+ * For when processes exit or areas are closed, and nobody may be scanning. Many
+ * calls make one walk, and a few more as time goes by.
  *
  * Context: Any.
  */
 void shared_prune_soon(void)
 {
-	if (atomic_long_read(&nr_shared))
-		mod_delayed_work(system_wq, &prune_later, HZ / 10);
+	if (atomic_long_read(&nr_shared)) {
+		WRITE_ONCE(prune_delay, PRUNE_DELAY_MIN);
+		mod_delayed_work(system_wq, &prune_later, PRUNE_DELAY_MIN);
+	}
 }
 
 /* How many could be freed is not known without looking at each. */
@@ -414,7 +417,8 @@ static void add_again(void *data)
 void shared_totals(struct shared_totals *totals)
 {
 	/* What is about to be freed does not count any more. */
-	flush_delayed_work(&prune_later);
+	if (delayed_work_pending(&prune_later))
+		shared_prune();
 	memset(totals, 0, sizeof(*totals));
 	mutex_lock(&walk_mutex);
 	walk_shared(add_one, add_again, totals);
