@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -409,6 +410,43 @@ TEST_F(device, counters_in_phases)
 	EXPECT_STATS(0, 0, 0, 0, 0);
 	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
 	EXPECT_EQ(ksm_stat("pages_registered"), 0);
+}
+
+static void *merge_pages(void *arg)
+{
+	ksm_merge_all(arg);
+	return NULL;
+}
+
+/*
+ * The counters are right at any time, also while the driver's table of shared pages
+ * grows: as long as pages only are merged, neither may be seen to fall.
+ */
+TEST_F(device, counters_while_merging)
+{
+	enum { PAGES = 4096 };
+	const char *names[] = { "pages_shared", "pages_sharing" };
+	char *a = ksm_mmap(PAGES), *b = ksm_mmap(PAGES);
+	long long last[2] = { 0 }, reads = 0;
+	pthread_t thread;
+
+	ksm_fill(a, PAGES, 17);
+	ksm_fill(b, PAGES, 17);
+	ASSERT_EQ(ksm_register(self->area, a, PAGES), 0);
+	ASSERT_EQ(ksm_register(self->area, b, PAGES), 0);
+	ASSERT_EQ(pthread_create(&thread, NULL, merge_pages, &self->k), 0);
+	while (pthread_tryjoin_np(thread, NULL)) {
+		for (int i = 0; i < 2; i++) {
+			long long now = ksm_stat(names[i]);
+
+			EXPECT_GE(now, last[i]) TH_LOG("%s fell", names[i]);
+			EXPECT_LE(now, PAGES);
+			last[i] = now;
+		}
+		reads++;
+	}
+	EXPECT_GT(reads, 10);
+	EXPECT_STATS(PAGES, PAGES, 0, 0, 0);
 }
 
 /* A page that changes between any two visits is volatile and never merged. */
