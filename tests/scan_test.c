@@ -701,9 +701,9 @@ TEST_F(device, suspend)
 	const size_t n = 1024;
 	struct scanner s = { .fd = self->k.scan };
 	char *mem = ksm_mmap(n);
-	long long before, rate, scanned;
+	long long before, rate, scanned = 0;
+	double began, took = 0;
 	pthread_t scan;
-	double began;
 
 	if (access("/sys/power/state", W_OK) || access("/sys/power/pm_test", W_OK))
 		SKIP(return, "this kernel has no /sys/power/pm_test to suspend with");
@@ -720,15 +720,18 @@ TEST_F(device, suspend)
 	ksm_write_file("/sys/module/suspend/parameters/pm_test_delay", "3");
 	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_test", "freezer"));
 	usleep(50000);
-	began = now();
-	before = ksm_stat("pages_scanned");
-	EXPECT_EQ(0, ksm_write_file("/sys/power/state", "freeze"));
-	scanned = ksm_stat("pages_scanned") - before;
+	/* Any event of the machine's may wake it early: then once more. */
+	for (int i = 0; i < 5 && took < 2.5; i++) {
+		began = now();
+		before = ksm_stat("pages_scanned");
+		EXPECT_EQ(0, ksm_write_file("/sys/power/state", "freeze"));
+		scanned = ksm_stat("pages_scanned") - before;
+		took = now() - began;
+	}
 	s.stop = 1;
 	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_test", "none"));
-	TH_LOG("%lld pages a second before, %lld in %.1f s of suspend", rate, scanned,
-	       now() - began);
-	EXPECT_LT(2.5, now() - began);
+	TH_LOG("%lld pages a second before, %lld in %.1f s of suspend", rate, scanned, took);
+	EXPECT_LT(2.5, took);
 	EXPECT_GT(rate * 2, scanned);
 	pthread_join(scan, NULL);
 	EXPECT_EQ(0, s.error);
