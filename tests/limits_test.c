@@ -595,33 +595,28 @@ TEST_F(limit, no_fd_left)
 
 #define DEBUGFS "/sys/kernel/debug/"
 
+/* /proc/thread-self/fail-nth, held open: to open it would take an allocation. */
+static int fail_nth_fd = -1;
+
 /* The n-th allocation of this thread from now on fails; 0: none. */
 static void fail_nth(unsigned int n)
 {
 	char text[16];
-	int err;
+	int len = snprintf(text, sizeof(text), "%u", n);
 
-	snprintf(text, sizeof(text), "%u", n);
-	err = ksm_write_file("/proc/thread-self/fail-nth", text);
-	if (err)
-		ksm_die("fail-nth: %s", strerror(-err));
+	if (pwrite(fail_nth_fd, text, len, 0) != len)
+		ksm_die("cannot write fail-nth: %s", strerror(errno));
 }
 
 /* Did the failure that was asked for happen? Switches it off in any case. */
 static bool failed_nth(void)
 {
 	char buf[16] = "";
-	int fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
-	bool hit;
 
-	/* Reading and writing it does not allocate under fail-nth: open did. */
-	if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
-		ksm_die("fail-nth: %s", strerror(errno));
-	hit = atoi(buf) == 0;
-	if (pwrite(fd, "0", 1, 0) != 1)
-		ksm_die("fail-nth: %s", strerror(errno));
-	close(fd);
-	return hit;
+	if (pread(fail_nth_fd, buf, sizeof(buf) - 1, 0) <= 0)
+		ksm_die("cannot read fail-nth: %s", strerror(errno));
+	fail_nth(0);
+	return atoi(buf) == 0;
 }
 
 static long try_area(struct ksm *k, int area, char *mem)
@@ -693,6 +688,8 @@ TEST_F_TIMEOUT(limit, failing_allocations, 240)
 	for (size_t i = 0; i < sizeof(setup) / sizeof(setup[0]); i++)
 		ksm_write_file(setup[i][0], setup[i][1]);
 	ksm_fill_same(mem, 64, 1);
+	fail_nth_fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, fail_nth_fd);
 
 	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
 		const long long areas = ksm_stat("areas");
@@ -723,6 +720,7 @@ TEST_F_TIMEOUT(limit, failing_allocations, 240)
 		/* In the end one call went through without being hit. */
 		EXPECT_FALSE(hit);
 	}
+	close(fail_nth_fd);
 	TH_LOG("%u failures were injected", injected);
 	EXPECT_LT(10, injected);
 	ksm_merge_all(&self->k);
