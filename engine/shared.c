@@ -155,6 +155,18 @@ static bool insert(struct ksmdev_kpage *kpage)
 	return !other;
 }
 
+/* Count a shared page before it is there, so that many scans keep the bound. */
+static bool reserve(void)
+{
+	long n = atomic_long_read(&nr_shared);
+
+	do {
+		if ((unsigned long)n >= READ_ONCE(ksmdev_max_kernel_pages))
+			return false;
+	} while (!atomic_long_try_cmpxchg(&nr_shared, &n, n + 1));
+	return true;
+}
+
 /**
  * shared_create() - make a shared page out of the contents of a page
  * @mm: whose cgroup is charged
@@ -171,14 +183,13 @@ struct page *shared_create(struct mm_struct *mm, struct page *from, u64 hash)
 	struct charge charge;
 	struct page *page;
 
-	/* Reserved before it is there, so that many scans do not exceed the bound. */
-	if (atomic_long_inc_return(&nr_shared) > READ_ONCE(ksmdev_max_kernel_pages))
-		goto err_reserve;
+	if (!reserve())
+		return NULL;
 	charge_begin(&charge, mm);
 	kpage = ksmdev_kpage_alloc(from);
 	charge_end(&charge);
 	if (!kpage)
-		goto err_reserve;
+		goto err_alloc;
 	page = ksmdev_kpage_page(kpage);
 	kpage->hash = index_hash(page);
 	if (kpage->hash != hash)
@@ -193,7 +204,7 @@ err_insert:
 err_page:
 	ksmdev_kpage_forget(kpage);
 	put_page(page);
-err_reserve:
+err_alloc:
 	atomic_long_dec(&nr_shared);
 	return NULL;
 }
@@ -254,16 +265,17 @@ static bool prune(struct ksmdev_kpage *kpage)
 
 /* Returns true if it removed the page from the table. */
 typedef bool (*visit_fn)(struct ksmdev_kpage *kpage, void *data);
-typedef void (*restart_fn)(void *data);
 
 /* One walk at a time: a walk that pauses loses its place if another removes it. */
 static DEFINE_MUTEX(walk_mutex);
 
 /*
- * Call a function for each shared page. Where the table is resized meanwhile,
- * @restart is called and all pages come again.
+ * Call a function for each shared page. While the table is being resized, entries
+ * move from the old one to the new one, which the walk comes to when it is through
+ * with the old one and was told so by -EAGAIN: none is missed, but one may come
+ * twice. Who cannot have that holds the table's mutex, without which none moves.
  */
-static void walk_shared(visit_fn visit, restart_fn restart, void *data)
+static void walk_shared(visit_fn visit, void *data)
 {
 	struct rhashtable_iter iter;
 	struct ksmdev_kpage *kpage;
@@ -274,18 +286,15 @@ static void walk_shared(visit_fn visit, restart_fn restart, void *data)
 	rhashtable_walk_enter(&shared_table, &iter);
 	rhashtable_walk_start(&iter);
 	while ((kpage = rhashtable_walk_next(&iter))) {
-		if (IS_ERR(kpage)) {
-			restart(data);
+		if (IS_ERR(kpage))
 			continue;
-		}
 		removed = visit(kpage, data);
 		if (++n < 256 || removed)
 			continue;
 		n = 0;
 		rhashtable_walk_stop(&iter);
 		cond_resched();
-		if (rhashtable_walk_start_check(&iter))
-			restart(data);
+		rhashtable_walk_start(&iter);
 	}
 	rhashtable_walk_stop(&iter);
 	rhashtable_walk_exit(&iter);
@@ -300,11 +309,6 @@ static bool prune_one(struct ksmdev_kpage *kpage, void *data)
 	return removed;
 }
 
-static void prune_again(void *data)
-{
-	/* What was freed stays freed. */
-}
-
 /* Take all pages out of the table that nobody maps; the caller frees them. */
 static unsigned long prune_all(void)
 {
@@ -312,7 +316,7 @@ static unsigned long prune_all(void)
 
 	lockdep_assert_held(&walk_mutex);
 	if (atomic_long_read(&nr_shared))
-		walk_shared(prune_one, prune_again, &freed);
+		walk_shared(prune_one, &freed);
 	return freed;
 }
 
@@ -400,14 +404,6 @@ static bool add_one(struct ksmdev_kpage *kpage, void *data)
 	return false;
 }
 
-static void add_again(void *data)
-{
-	struct shared_totals *totals = data;
-
-	totals->shared = 0;
-	totals->sharing = 0;
-}
-
 /**
  * shared_totals() - count shared pages and their mappings as they are now
  * @totals: filled in
@@ -421,7 +417,9 @@ void shared_totals(struct shared_totals *totals)
 		shared_prune();
 	memset(totals, 0, sizeof(*totals));
 	mutex_lock(&walk_mutex);
-	walk_shared(add_one, add_again, totals);
+	mutex_lock(&shared_table.mutex);
+	walk_shared(add_one, totals);
+	mutex_unlock(&shared_table.mutex);
 	mutex_unlock(&walk_mutex);
 	totals->pages = atomic_long_read(&nr_shared);
 	rcu_read_lock();
