@@ -19,6 +19,23 @@ static bool is_shared(struct vm_area_struct *vma, unsigned long addr)
 	return found.kind > KSMDEV_ANON;
 }
 
+/*
+ * FAULT_FLAG_UNSHARE maps the copy clean, and nothing says that the page is dirty,
+ * either. Once fork() has made a second process map it, MADV_FREE there would take
+ * it for memory that nobody wrote to, and reclaim would drop the first process's
+ * data, too. The mmap lock has kept fork() out since the fault.
+ */
+static void keep_contents(struct vm_area_struct *vma, unsigned long addr)
+{
+	struct ksmdev_found found;
+
+	ksmdev_gather(vma, addr, addr + PAGE_SIZE, &found);
+	if (found.page) {
+		set_page_dirty_lock(found.page);
+		put_page(found.page);
+	}
+}
+
 /**
  * ksmdev_unshare() - replace one mapping of a shared or zero page by a copy
  * @vma: the mapping
@@ -43,6 +60,7 @@ int ksmdev_unshare(struct vm_area_struct *vma, unsigned long addr)
 			return -ENOMEM;
 		if (fault & VM_FAULT_ERROR || !tries--)
 			return -EFAULT;
+		keep_contents(vma, addr);
 	}
 	return 0;
 }

@@ -619,6 +619,42 @@ TEST_F_TIMEOUT(device, killed_while_scanning, 120)
 	EXPECT_EQ(ksm_wrong(b, N, 60), 0);
 }
 
+/*
+ * A child that frees its memory lazily must not take the parent's with it. The copy
+ * that an unmerge makes is clean in the page table, and where nothing else says that
+ * its contents matter, MADV_FREE of another process that maps it lets reclaim drop it.
+ */
+TEST_F(device, lazily_freed_by_child_after_unmerge)
+{
+	char *a = ksm_mmap(N), *b = ksm_mmap(N);
+	int status;
+	pid_t pid;
+
+	ksm_fill(a, N, 41);
+	ksm_fill(b, N, 41);
+	ASSERT_EQ(ksm_register(self->area, a, N), 0);
+	ASSERT_EQ(ksm_register(self->area, b, N), 0);
+	ksm_merge_all(&self->k);
+	ASSERT_EQ(ksm_same_frames(0, a, 0, b, N), N);
+	ASSERT_EQ(ksm_unmerge(self->area), 0);
+	ASSERT_EQ(ksm_remove(self->area), 0);
+	/* Batches of the LRU hold references and put off what MADV_FREE wants. */
+	ASSERT_EQ(ksm_write_file("/proc/sys/vm/drop_caches", "1"), 0);
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		if (madvise(a, N * PGSZ, MADV_FREE) || madvise(b, N * PGSZ, MADV_FREE))
+			_exit(1);
+		_exit(ksm_write_file("/proc/sys/vm/drop_caches", "1") ? 2 : 0);
+	}
+	ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	ASSERT_EQ(status, 0);
+	ASSERT_EQ(madvise(a, N * PGSZ, MADV_PAGEOUT), 0);
+	ASSERT_EQ(madvise(b, N * PGSZ, MADV_PAGEOUT), 0);
+	EXPECT_EQ(ksm_wrong(a, N, 41), 0);
+	EXPECT_EQ(ksm_wrong(b, N, 41), 0);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 3 && !strcmp(argv[1], "--wait-for-end-of-file")) {
