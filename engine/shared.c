@@ -103,7 +103,14 @@ static void shared_retire(struct ksmdev_kpage *kpage)
 	spin_unlock(&shared_lock);
 }
 
-static struct page *lookup(u64 hash)
+/**
+ * shared_find() - the shared page whose contents have a hash
+ * @hash: from index_hash()
+ *
+ * Context: Any.
+ * Return: the page with a reference, or NULL if there is none with room.
+ */
+struct page *shared_find(u64 hash)
 {
 	struct shared_key key = { .hash = hash };
 	struct ksmdev_kpage *kpage;
@@ -126,18 +133,6 @@ static struct page *lookup(u64 hash)
 		page = NULL;
 	}
 	return page;
-}
-
-/**
- * shared_find() - the shared page whose contents have a hash
- * @hash: from index_hash()
- *
- * Context: Any.
- * Return: the page with a reference, or NULL if there is none with room.
- */
-struct page *shared_find(u64 hash)
-{
-	return lookup(hash);
 }
 
 /*
