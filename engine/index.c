@@ -3,7 +3,7 @@
  * index.c - candidates: pages seen unchanged that have no twin yet
  *
  * A hash table whose chains run through the slots themselves: 4 bytes in each
- * slot link it to the next, and there is one 4-byte bucket for two slots or more.
+ * slot link it to the next, and there is one 4-byte bucket for two to four slots.
  * An entry stays from pass to pass and changes only when its page's contents did,
  * where mm/ksm.c throws its unstable tree away after every pass.
  *
@@ -34,21 +34,22 @@ static u32 *buckets;
 static unsigned int bucket_bits;
 static spinlock_t bucket_locks[INDEX_LOCKS];
 static u64 hash_secret __read_mostly;
+u32 index_zero __read_mostly;
 
 /**
- * index_hash() - hash a page's contents
+ * index_fingerprint() - hash a page's contents
  * @page: a page the caller holds a reference to
  *
  * Context: Any.
- * Return: the keyed hash of what the page holds now.
+ * Return: the upper bits of the keyed hash of what the page holds now.
  */
-u64 index_hash(struct page *page)
+u32 index_fingerprint(struct page *page)
 {
 	void *data = kmap_local_page(page);
 	u64 hash = xxh64(data, PAGE_SIZE, hash_secret);
 
 	kunmap_local(data);
-	return hash;
+	return hash >> (64 - FINGERPRINT_BITS);
 }
 
 static u32 bucket_of(u32 fingerprint)
@@ -77,7 +78,7 @@ static struct slot *slot_of(u32 number)
 
 static unsigned int wanted_bits(unsigned long slots)
 {
-	unsigned int bits = slots > 1 ? order_base_2(slots) - 1 : 0;
+	unsigned int bits = slots > 3 ? order_base_2(slots) - 2 : 0;
 
 	return clamp_t(unsigned int, bits, INDEX_MIN_BITS, FINGERPRINT_BITS);
 }
@@ -240,6 +241,7 @@ int ksmdev_index_init(void)
 	int err;
 
 	hash_secret = get_random_u64();
+	index_zero = index_fingerprint(ZERO_PAGE(0));
 	for (i = 0; i < INDEX_LOCKS; i++)
 		spin_lock_init(&bucket_locks[i]);
 	bucket_bits = INDEX_MIN_BITS;

@@ -2,15 +2,33 @@
 /*
  * merge.c - verify, then share
  *
- * All pages of a chunk that have a shared page to go to are merged together: one
- * notifier window, one write-protect sweep and one TLB flush, the comparisons, one
- * replace sweep and one flush. The scan that found them held no lock since, so
+ * Pages of a chunk that have a shared page to go to are merged together, in batches:
+ * one notifier window, one write-protect sweep and one TLB flush, the comparisons,
+ * one replace sweep and one flush. The scan that found them held no lock since, so
  * everything is looked at again here.
  */
+#include <linux/sched/clock.h>
 #include <linux/sched/mm.h>
 
 #include "../include/scan.h"
 #include "../include/trace.h"
+
+/* The longest time that a chunk's mmap lock was held, with its notifier window. */
+unsigned long ksmdev_longest_hold_us;
+
+/**
+ * hold_note() - note how long a lock was held that others may wait for
+ * @start: local_clock() when it was taken
+ *
+ * Context: Any. A time that is lost to another one at the same moment is no matter.
+ */
+void hold_note(u64 start)
+{
+	unsigned long us = (local_clock() - start) / NSEC_PER_USEC;
+
+	if (us > READ_ONCE(ksmdev_longest_hold_us))
+		WRITE_ONCE(ksmdev_longest_hold_us, us);
+}
 
 /* Merge what lies in one mapping. */
 static void merge_in_vma(struct vm_area_struct *vma, struct ksmdev_mapping *map,
@@ -68,30 +86,41 @@ static void fail_all(struct ksmdev_mapping *map, unsigned int nr, int err)
 		map[i].err = err;
 }
 
+static void count_merge(struct ksmdev_scan *scan, struct mm_struct *mm, unsigned long addr)
+{
+	scan->merged++;
+	if (mm == scan->mm && addr >= scan->start && addr < scan->end)
+		scan->merged_there++;
+}
+
 /**
  * merge_mappings() - merge pages of one chunk with shared pages
+ * @scan: the scanning context, whose counts go up
  * @chunk: the chunk
  * @map: the pages, and what each is to be merged with; a reference to @kpage is
- *	consumed, the one to @page is not
- * @nr: how many
+ *	consumed, the one to @page is not. @err says why a page was not merged.
+ * @nr: how many, at most MERGE_BATCH
  *
  * Context: @chunk->lock held, no mmap lock. May sleep.
- * Return: how many were merged; @err says why one was not.
  */
-unsigned int merge_mappings(struct chunk *chunk, struct ksmdev_mapping *map, unsigned int nr)
+void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
+		    struct ksmdev_mapping *map, unsigned int nr)
 {
 	struct mm_struct *mm = chunk->region->mm;
-	unsigned int i, merged = 0;
+	unsigned int i;
 
 	lockdep_assert_held(&chunk->lock);
 	if (!nr)
-		return 0;
+		return;
 	if (!mmget_not_zero(mm)) {
 		fail_all(map, nr, -ESRCH);
 	} else {
 		if (mmap_read_trylock(mm)) {
+			u64 start = local_clock();
+
 			merge_in_mm(mm, map, nr);
 			mmap_read_unlock(mm);
+			hold_note(start);
 		} else {
 			fail_all(map, nr, -EAGAIN);
 		}
@@ -106,133 +135,50 @@ unsigned int merge_mappings(struct chunk *chunk, struct ksmdev_mapping *map, uns
 			trace_ksmdev_merge_failed(mm, m->addr, m->err);
 			if (m->kpage)
 				put_page(m->kpage);
+			if (m->err == -EBUSY || m->err == -EAGAIN)
+				scan->busy++;
 		} else {
 			trace_ksmdev_merge(mm, m->addr,
 					   m->kpage ? page_to_pfn(m->kpage) :
 						      my_zero_pfn(m->addr));
 			chunk_set(chunk, m->slot, m->kpage ? SLOT_SHARED : SLOT_ZERO, 0);
-			merged++;
+			count_merge(scan, mm, m->addr);
 		}
 	}
-	return merged;
 }
 
-/*
- * The page of a slot, with a reference, if it is anonymous; else NULL.
+/**
+ * watch_writes() - have the next write to pages that were found unchanged noticed
+ * @scan: the scanning context, with the pages of a piece
+ * @chunk: the chunk they are in, locked
+ * @start: first address of the piece
+ * @end: last address plus one
+ *
+ * Context: Process; the mm's users are held, not its mmap lock. May sleep.
  */
-static struct page *slot_page(struct chunk *chunk, unsigned int nr)
+void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long start,
+		  unsigned long end)
 {
-	unsigned long addr = chunk->addr + nr * PAGE_SIZE;
 	struct mm_struct *mm = chunk->region->mm;
-	struct ksmdev_found found = { };
+	struct mmu_notifier_range range;
 	struct vm_area_struct *vma;
+	bool any = false;
+	unsigned int i;
 
-	if (!mmget_not_zero(mm))
-		return NULL;
-	if (mmap_read_trylock(mm)) {
-		vma = vma_lookup(mm, addr);
-		if (vma && ksmdev_mergeable(vma))
-			ksmdev_gather(vma, addr, addr + PAGE_SIZE, &found);
-		mmap_read_unlock(mm);
+	for (i = 0; i < scan->nr_found; i++) {
+		scan->found[i].watch &= !scan->found[i].planned;
+		any |= scan->found[i].watch;
 	}
-	mmput_async(mm);
-	return found.page;
-}
+	if (!any || !mm_has_notifiers(mm) || !mmap_read_trylock(mm))
+		return;
+	vma = vma_lookup(mm, start);
+	if (vma && end <= vma->vm_end && ksmdev_mergeable(vma)) {
+		u64 since = local_clock();
 
-/**
- * merge_candidate() - does a candidate's page still equal a page
- * @number: the candidate's slot number
- * @like: the page to compare with; the caller holds a reference
- *
- * A large folio that the candidate is part of is split, as it is about to be
- * merged.
- *
- * Context: No mmap lock held. May sleep.
- * Return: true if they were equal a moment ago and the candidate can be merged.
- */
-bool merge_candidate(u32 number, struct page *like)
-{
-	struct chunk *chunk = chunk_by_id(number / CHUNK_SLOTS);
-	struct page *page;
-	bool equal;
-
-	if (!chunk)
-		return false;
-	page = slot_page(chunk, number % CHUNK_SLOTS);
-	chunk_put(chunk);
-	if (!page)
-		return false;
-	equal = page != like && ksmdev_pages_identical(page, like) &&
-		(!PageCompound(page) || !ksmdev_split(page));
-	put_page(page);
-	return equal;
-}
-
-/* Merge twins that all lie in @chunk, whose lock is held. */
-static unsigned int merge_twins_of(struct ksmdev_scan *scan, struct chunk *chunk,
-				   struct twin *twins, unsigned int nr)
-{
-	unsigned int i, n = 0, merged;
-
-	for (i = 0; i < nr; i++) {
-		struct ksmdev_mapping *m = &scan->twin_map[n];
-		unsigned int slot = twins[i].slot % CHUNK_SLOTS;
-		struct page *page = NULL;
-
-		if (chunk->slots && chunk->slots[slot].state == SLOT_UNSHARED)
-			page = slot_page(chunk, slot);
-		if (!page) {
-			put_page(twins[i].kpage);
-			continue;
-		}
-		*m = (struct ksmdev_mapping) {
-			.addr = chunk->addr + slot * PAGE_SIZE,
-			.page = page,
-			.kpage = twins[i].kpage,
-			.slot = slot,
-		};
-		n++;
+		ksmdev_notify_start(&range, vma, start, end);
+		ksmdev_watch_writes(vma, chunk->addr, scan->found, scan->nr_found, chunk->seen);
+		ksmdev_notify_end(&range);
+		hold_note(since);
 	}
-	merged = merge_mappings(chunk, scan->twin_map, n);
-	for (i = 0; i < n; i++)
-		put_page(scan->twin_map[i].page);
-	return merged;
-}
-
-/**
- * merge_twins() - merge the candidates that pages of a chunk were found to equal
- * @scan: whose twins; none are left afterwards
- * @locked: the chunk whose lock the caller holds
- *
- * A twin in a chunk that another scan is busy with is left for its own scan.
- *
- * Context: @locked->lock held, no mmap lock. May sleep.
- * Return: how many were merged.
- */
-unsigned int merge_twins(struct ksmdev_scan *scan, struct chunk *locked)
-{
-	unsigned int i, n, merged = 0;
-
-	for (i = 0; i < scan->nr_twins; i += n) {
-		struct twin *first = &scan->twins[i];
-		u32 id = first->slot / CHUNK_SLOTS;
-		struct chunk *chunk = chunk_by_id(id);
-
-		for (n = 1; i + n < scan->nr_twins && first[n].slot / CHUNK_SLOTS == id; n++)
-			;
-		if (chunk && (chunk == locked || mutex_trylock(&chunk->lock))) {
-			merged += merge_twins_of(scan, chunk, first, n);
-			if (chunk != locked)
-				mutex_unlock(&chunk->lock);
-		} else {
-			unsigned int j;
-
-			for (j = 0; j < n; j++)
-				put_page(first[j].kpage);
-		}
-		if (chunk)
-			chunk_put(chunk);
-	}
-	scan->nr_twins = 0;
-	return merged;
+	mmap_read_unlock(mm);
 }

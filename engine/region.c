@@ -36,7 +36,7 @@ static struct {
 } cursor;
 
 /* Sums of areas that are gone. */
-static long gone_scanned, gone_skipped;
+static long gone_scanned, gone_skipped, gone_hashed;
 
 static int compare(struct mm_struct *mm_a, unsigned long addr_a,
 		   struct mm_struct *mm_b, unsigned long addr_b)
@@ -198,6 +198,10 @@ struct chunk *chunk_of_linked_slot(u32 id)
 	return xa_load(&chunks, id);
 }
 
+/* What is kept of each page. */
+#define SEEN_BYTES	(CHUNK_SLOTS * sizeof(u16))
+#define SLOTS_BYTES	(PAGE_SIZE + SEEN_BYTES)
+
 static struct chunk *chunk_alloc(struct region *region, unsigned long addr)
 {
 	struct chunk *chunk = kzalloc(sizeof(*chunk), GFP_TENANT);
@@ -207,6 +211,9 @@ static struct chunk *chunk_alloc(struct region *region, unsigned long addr)
 	chunk->slots = (struct slot *)get_zeroed_page(GFP_TENANT);
 	if (!chunk->slots)
 		goto err_slots;
+	chunk->seen = kzalloc(SEEN_BYTES, GFP_TENANT);
+	if (!chunk->seen)
+		goto err_seen;
 	if (xa_alloc(&chunks, &chunk->id, chunk, XA_LIMIT(1, CHUNK_MAX_ID), GFP_TENANT))
 		goto err_id;
 	kref_init(&chunk->ref);
@@ -214,10 +221,12 @@ static struct chunk *chunk_alloc(struct region *region, unsigned long addr)
 	chunk->addr = addr & ~(CHUNK_SIZE - 1);
 	chunk->region = region;
 	region_get(region);
-	atomic_long_add(sizeof(*chunk) + PAGE_SIZE, &region->area->counters.metadata);
+	atomic_long_add(sizeof(*chunk) + SLOTS_BYTES, &region->area->counters.metadata);
 	return chunk;
 
 err_id:
+	kfree(chunk->seen);
+err_seen:
 	free_page((unsigned long)chunk->slots);
 err_slots:
 	kfree(chunk);
@@ -233,9 +242,11 @@ static void chunk_empty(struct chunk *chunk)
 	for (i = 0; i < CHUNK_SLOTS; i++)
 		chunk_set(chunk, i, SLOT_NONE, 0);
 	free_page((unsigned long)chunk->slots);
+	kfree(chunk->seen);
 	chunk->slots = NULL;
+	chunk->seen = NULL;
 	mutex_unlock(&chunk->lock);
-	atomic_long_sub(PAGE_SIZE, &chunk->region->area->counters.metadata);
+	atomic_long_sub(SLOTS_BYTES, &chunk->region->area->counters.metadata);
 	xa_erase(&chunks, chunk->id);
 	atomic_long_dec(&nr_chunks);
 }
@@ -308,6 +319,10 @@ void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 
 		return;
 	if (slot->state == SLOT_UNSHARED)
 		index_remove(chunk, nr);
+	if (slot->state == SLOT_SHARED && state != SLOT_SHARED)
+		shared_lost_mapper();
+	if (slot->fingerprint != fingerprint)
+		slot->vote = false;
 	if (slot->state != state) {
 		atomic_long_dec(&counters[slot->state]);
 		atomic_long_inc(&counters[state]);
@@ -478,6 +493,7 @@ void ksmdev_area_release(struct ksmdev_area *area)
 	list_del(&area->node);
 	gone_scanned += atomic_long_read(&area->counters.scanned);
 	gone_skipped += atomic_long_read(&area->counters.skipped);
+	gone_hashed += atomic_long_read(&area->counters.hashed);
 	mutex_unlock(&regions_lock);
 	kref_put(&area->ref, area_free);
 }
@@ -588,24 +604,51 @@ struct region *area_next_region(struct ksmdev_area *area, struct region *region)
 }
 
 /**
+ * area_region_at() - the region of an area that covers an address
+ * @area: the area
+ * @mm: of this address space
+ * @addr: the address
+ *
+ * Context: Process.
+ * Return: the region with a reference, or NULL.
+ */
+struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, unsigned long addr)
+{
+	struct region *region;
+
+	mutex_lock(&regions_lock);
+	region = region_behind(mm, addr);
+	if (region && region->mm == mm && region->start <= addr && region->area == area)
+		region_get(region);
+	else
+		region = NULL;
+	mutex_unlock(&regions_lock);
+	return region;
+}
+
+/**
  * regions_claim() - take the next piece of work
  * @budget: how many pages at the most
  * @start: set to the first address
  * @end: set to the last address plus one; in the same chunk as @start
+ * @new_pass: set to whether this is the first piece of a new pass
  *
  * The cursor moves on at once: scans that run side by side get different pieces.
  *
  * Context: Process.
  * Return: the region, with a reference; NULL if nothing is registered.
  */
-struct region *regions_claim(unsigned long budget, unsigned long *start, unsigned long *end)
+struct region *regions_claim(unsigned long budget, unsigned long *start, unsigned long *end,
+			     bool *new_pass)
 {
 	struct region *region;
 
+	*new_pass = false;
 	mutex_lock(&regions_lock);
 	region = region_behind(cursor.mm, cursor.addr);
 	if (!region && !RB_EMPTY_ROOT(&regions)) {
 		cursor.passes++;
+		*new_pass = true;
 		cursor.mm = NULL;
 		cursor.addr = 0;
 		region = region_behind(NULL, 0);
@@ -679,6 +722,7 @@ void regions_totals(struct ksmdev_totals *totals)
 	mutex_lock(&regions_lock);
 	totals->scanned = gone_scanned;
 	totals->skipped = gone_skipped;
+	totals->hashed = gone_hashed;
 	list_for_each_entry(area, &areas, node) {
 		totals->areas++;
 		totals->regions += area->nr_regions;
@@ -687,6 +731,7 @@ void regions_totals(struct ksmdev_totals *totals)
 			totals->slots[i] += atomic_long_read(&area->counters.slots[i]);
 		totals->scanned += atomic_long_read(&area->counters.scanned);
 		totals->skipped += atomic_long_read(&area->counters.skipped);
+		totals->hashed += atomic_long_read(&area->counters.hashed);
 		totals->metadata += atomic_long_read(&area->counters.metadata);
 	}
 	mutex_unlock(&regions_lock);

@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * scan.c - look at pages, find equal ones, have them merged
+ * scan.c - go over what is registered, one piece at a time
  *
  * A scanning context (kksmd, or a task in KSM_SCAN) claims one piece of at most a
- * chunk at a time and works on it alone:
+ * chunk at a time and works on it alone, with the chunk's lock held:
  *
- *	gather	mmap lock and page table lock held: which pages are there
- *	look	no lock but the chunk's: hash each page; one that did not change
- *		since the last scan is looked up among the shared pages, then among
- *		the candidates
- *	merge	what has a partner, all together; then the partners elsewhere
+ *	gather	mmap lock and page table lock held: which pages changed since the last
+ *		scan, or were not merged yet though they may be. In memory that nobody
+ *		wrote there are none, and that was all.
+ *	look	read the ones that changed: look.c
+ *	match	find partners for those that were seen before, and merge: match.c
  *
- * A page is a candidate only when two scans saw the same contents: pages that
- * change all the time are not worth a place in the index. The mmap lock is only
- * tried: a process that holds it for long, or hangs while it does, delays the
- * sharing of its own pages and of nobody else's.
+ * The mmap lock is only tried: a process that holds it for long, or hangs while it
+ * does, delays the sharing of its own pages and of nobody else's.
  */
+#include <linux/sched/clock.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -31,240 +30,15 @@
  */
 static atomic_t want_drain = ATOMIC_INIT(0);
 
-/* In the fingerprint of a SLOT_SHARED slot: nobody else mapped the page last time. */
-#define SHARED_SINGLE 1
+/* In this pass, see how many mappers each shared page has. */
+static bool pass_looks_at_shared;
 
 /* How a piece of work ended. */
 enum piece_result {
 	PIECE_DONE,
 	PIECE_AGAIN,	/* large folios were split: look at the pages again */
+	PIECE_LOCKED,	/* somebody else has the mmap lock */
 };
-
-/* May this call still merge more pages? */
-static bool may_merge(struct ksmdev_scan *scan)
-{
-	return scan->merged + scan->nr_maps + scan->nr_twins < scan->max_merges;
-}
-
-/* Merge a page of this piece with @kpage, whose reference is taken over. */
-static void plan_merge(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int first,
-		       unsigned int i, struct page *kpage)
-{
-	scan->map[scan->nr_maps++] = (struct ksmdev_mapping) {
-		.addr = chunk->addr + (first + i) * PAGE_SIZE,
-		.page = scan->found[i].page,
-		.kpage = kpage,
-		.slot = first + i,
-	};
-	scan->found[i].planned = true;
-}
-
-/*
- * A candidate in the piece that is being looked at: its page is at hand. Where it
- * is part of a large folio that must be split first, both are marked for that.
- */
-static bool equals_here(struct ksmdev_found *here, struct ksmdev_found *found)
-{
-	if (here->kind != KSMDEV_ANON || here->planned || here->page == found->page ||
-	    !ksmdev_pages_identical(here->page, found->page))
-		return false;
-	if (PageCompound(here->page)) {
-		here->split = true;
-		return false;
-	}
-	return true;
-}
-
-/*
- * Look for a candidate that equals a page, and plan to merge both.
- * Return: true if so, or if so once a large folio is split; false with @tries the
- * number of candidates that have the same fingerprint.
- */
-static bool find_twin(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int first,
-		      unsigned int i, u64 hash, unsigned int *tries)
-{
-	struct ksmdev_found *found = &scan->found[i];
-	u32 numbers[INDEX_TRIES];
-	unsigned int t;
-
-	*tries = index_find(index_fingerprint(hash), chunk, first + i, numbers);
-	for (t = 0; t < *tries; t++) {
-		/* Wraps around for slots before the piece. */
-		unsigned int here = numbers[t] % CHUNK_SLOTS - first;
-		bool is_here = numbers[t] / CHUNK_SLOTS == chunk->id && here < scan->nr_found;
-		struct page *kpage;
-		bool equal;
-
-		if (is_here) {
-			equal = equals_here(&scan->found[here], found);
-			if (scan->found[here].split)
-				return true;
-		} else {
-			equal = merge_candidate(numbers[t], found->page);
-		}
-		if (!equal)
-			continue;
-		if (PageCompound(found->page)) {
-			found->split = true;
-			return true;
-		}
-		kpage = shared_create(chunk->region->mm, found->page, hash);
-		if (!kpage)
-			return false;
-		get_page(kpage);
-		plan_merge(scan, chunk, first, i, kpage);
-		if (is_here)
-			plan_merge(scan, chunk, first, here, kpage);
-		else
-			scan->twins[scan->nr_twins++] = (struct twin) { numbers[t], kpage };
-		return true;
-	}
-	return false;
-}
-
-/* A page whose contents are those of the last scan: find it a partner. */
-static void look_for_partner(struct ksmdev_scan *scan, struct chunk *chunk,
-			     unsigned int first, unsigned int i, u64 hash)
-{
-	struct ksmdev_found *found = &scan->found[i];
-	u32 fingerprint = index_fingerprint(hash);
-	unsigned int tries;
-	struct page *kpage;
-
-	if (!may_merge(scan))
-		return;
-	if (hash == scan->zero_hash && ksmdev_page_is_zero(found->page)) {
-		if (PageCompound(found->page))
-			found->split = true;
-		else
-			plan_merge(scan, chunk, first, i, NULL);
-		return;
-	}
-	kpage = shared_find(hash);
-	if (kpage && PageCompound(found->page)) {
-		found->split = true;
-		put_page(kpage);
-		return;
-	}
-	if (kpage) {
-		plan_merge(scan, chunk, first, i, kpage);
-		return;
-	}
-	if (find_twin(scan, chunk, first, i, hash, &tries))
-		return;
-	/* So many alike that did not merge: one more would only lengthen the chain. */
-	if (tries < INDEX_TRIES)
-		chunk_set(chunk, first + i, SLOT_UNSHARED, fingerprint);
-}
-
-static void look_at_anon(struct ksmdev_scan *scan, struct chunk *chunk,
-			 unsigned int first, unsigned int i, bool *fresh)
-{
-	struct slot *slot = &chunk->slots[first + i];
-	u64 hash = index_hash(scan->found[i].page);
-	u32 fingerprint = index_fingerprint(hash);
-
-	if ((slot->state == SLOT_VOLATILE || slot->state == SLOT_UNSHARED) &&
-	    slot->fingerprint == fingerprint) {
-		look_for_partner(scan, chunk, first, i, hash);
-	} else {
-		chunk_set(chunk, first + i, SLOT_VOLATILE, fingerprint);
-		*fresh = true;
-	}
-}
-
-/*
- * A shared page that only this pte maps. Its other mappers left; or the merge of
- * the second one failed and comes later, so it gets one more pass.
- */
-static void look_at_single(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int slot)
-{
-	struct slot *s = &chunk->slots[slot];
-
-	if (s->state == SLOT_SHARED && s->fingerprint == SHARED_SINGLE)
-		scan->single[scan->nr_single++] = slot;
-	else
-		chunk_set(chunk, slot, SLOT_SHARED, SHARED_SINGLE);
-}
-
-/* Look at what was gathered, and plan what is to be merged. */
-static void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int first)
-{
-	struct ksmdev_counters *counters = &chunk->region->area->counters;
-	unsigned int i, slot, read = 0, known = 0;
-	bool fresh = false;
-
-	scan->nr_maps = 0;
-	scan->nr_twins = 0;
-	scan->nr_single = 0;
-	for (i = 0; i < scan->nr_found; i++) {
-		slot = first + i;
-		switch (scan->found[i].kind) {
-		case KSMDEV_ANON:
-			if (!scan->found[i].planned)
-				look_at_anon(scan, chunk, first, i, &fresh);
-			read++;
-			break;
-		case KSMDEV_SINGLE:
-			look_at_single(scan, chunk, slot);
-			known++;
-			break;
-		case KSMDEV_SHARED:
-			chunk_set(chunk, slot, SLOT_SHARED, 0);
-			known++;
-			break;
-		case KSMDEV_ZERO:
-			/* Others map the zero page too, as read faults do. */
-			if (chunk->slots[slot].state == SLOT_ZERO)
-				known++;
-			else
-				chunk_set(chunk, slot, SLOT_NONE, 0);
-			break;
-		default:
-			chunk_set(chunk, slot, SLOT_NONE, 0);
-		}
-		cond_resched();
-	}
-	if (fresh)
-		atomic_set(&want_drain, 1);
-	atomic_long_add(read + known, &counters->scanned);
-	atomic_long_add(known, &counters->skipped);
-}
-
-/*
- * Drop the references to the pages that were gathered, and split the large folios
- * that have a page to merge: a split wants no reference but one.
- */
-static enum piece_result let_go(struct ksmdev_scan *scan)
-{
-	enum piece_result result = PIECE_DONE;
-	struct page *kept = NULL;
-	unsigned int i;
-
-	for (i = 0; i < scan->nr_found; i++) {
-		struct ksmdev_found *found = &scan->found[i];
-
-		if (!found->page)
-			continue;
-		/* Pages of one folio come one after the other; the last one stays. */
-		if (kept && compound_head(kept) != compound_head(found->page)) {
-			if (!ksmdev_split(kept))
-				result = PIECE_AGAIN;
-			put_page(kept);
-			kept = NULL;
-		}
-		if (found->split && !kept)
-			kept = found->page;
-		else
-			put_page(found->page);
-	}
-	if (kept) {
-		if (!ksmdev_split(kept))
-			result = PIECE_AGAIN;
-		put_page(kept);
-	}
-	return result;
-}
 
 /*
  * Shared pages that nobody else maps: they cannot be swapped out and save nothing.
@@ -273,7 +47,6 @@ static enum piece_result let_go(struct ksmdev_scan *scan)
 static void unshare_singles(struct ksmdev_scan *scan, struct chunk *chunk)
 {
 	struct mm_struct *mm = chunk->region->mm;
-	struct ksmdev_found found;
 	unsigned int i;
 
 	if (!scan->nr_single || !mmap_read_trylock(mm))
@@ -284,13 +57,9 @@ static void unshare_singles(struct ksmdev_scan *scan, struct chunk *chunk)
 		struct vm_area_struct *vma = vma_lookup(mm, addr);
 		int err;
 
-		if (!vma || !ksmdev_mergeable(vma))
-			continue;
 		/* It may have got company in this very piece. */
-		ksmdev_gather(vma, addr, addr + PAGE_SIZE, &found);
-		if (found.page)
-			put_page(found.page);
-		if (found.kind != KSMDEV_SINGLE)
+		if (!vma || !ksmdev_mergeable(vma) ||
+		    ksmdev_look_at(vma, addr) != KSMDEV_SINGLE)
 			continue;
 		err = ksmdev_unshare(vma, addr);
 		trace_ksmdev_unmerge(mm, addr, err);
@@ -300,30 +69,17 @@ static void unshare_singles(struct ksmdev_scan *scan, struct chunk *chunk)
 	mmap_read_unlock(mm);
 }
 
-static void note_busy_pages(struct ksmdev_mapping *map, unsigned int nr)
-{
-	unsigned int i;
-
-	for (i = 0; i < nr; i++)
-		if (map[i].err == -EBUSY)
-			atomic_set(&want_drain, 1);
-}
-
 /* There is nothing to merge in a range: forget what was known of it. */
-static void forget_range(struct region *region, unsigned long start, unsigned long end)
+static void forget_pages(struct chunk *chunk, unsigned long start, unsigned long end)
 {
-	struct chunk *chunk = chunk_lookup(region, start);
-
-	if (!chunk)
+	if (!chunk->slots)
 		return;
-	if (mutex_trylock(&chunk->lock)) {
-		if (chunk->slots)
-			for (; start < end; start += PAGE_SIZE)
-				chunk_set(chunk, (start - chunk->addr) >> PAGE_SHIFT,
-					  SLOT_NONE, 0);
-		mutex_unlock(&chunk->lock);
+	for (; start < end; start += PAGE_SIZE) {
+		unsigned int nr = (start - chunk->addr) >> PAGE_SHIFT;
+
+		chunk_set(chunk, nr, SLOT_NONE, 0);
+		chunk->seen[nr] = 0;
 	}
-	chunk_put(chunk);
 }
 
 /**
@@ -364,6 +120,24 @@ struct vm_area_struct *region_find_pages(struct region *region, unsigned long st
 	return vma;
 }
 
+/* Gather what is to be looked at. */
+static unsigned int gather(struct ksmdev_scan *scan, struct chunk *chunk,
+			   struct vm_area_struct *vma, unsigned long start, unsigned long end)
+{
+	struct region *region = chunk->region;
+	struct ksmdev_gather how = {
+		.seen = chunk->seen,
+		.again = scan->again,
+		.eager = scan->eager,
+		.shared = scan->shared,
+		.whole = region->start <= chunk->addr &&
+			 region->end >= chunk->addr + CHUNK_SIZE,
+	};
+
+	scan->nr_found = ksmdev_gather(vma, start, end, &how, scan->found);
+	return how.skipped;
+}
+
 /*
  * Scan from @start as far as one mapping goes, at most to @end. The mm's users are
  * held.
@@ -373,54 +147,70 @@ static unsigned long scan_piece(struct ksmdev_scan *scan, struct region *region,
 				unsigned long start, unsigned long end,
 				enum piece_result *result)
 {
+	struct chunk *chunk = chunk_lookup(region, start);
 	struct mm_struct *mm = region->mm;
-	struct vm_area_struct *vma;
-	struct chunk *chunk;
-	unsigned long stop;
-	unsigned int first;
+	struct vm_area_struct *vma = NULL;
+	unsigned long stop = end;
+	unsigned int skipped;
+	u64 since;
 
-	*result = PIECE_DONE;
+	*result = PIECE_LOCKED;
+	if (chunk)
+		mutex_lock(&chunk->lock);
 	if (!mmap_read_trylock(mm))
-		return end;
+		goto out_unlock;
+	*result = PIECE_DONE;
+	since = local_clock();
 	vma = region_find_pages(region, start, end, &stop);
 	if (!vma) {
 		mmap_read_unlock(mm);
-		forget_range(region, start, min(stop, end));
-		if (stop > end) {
-			region_forget(region, end, stop);
-			regions_skip_to(region, end, stop);
-		}
-		return stop;
+		if (chunk)
+			forget_pages(chunk, start, min(stop, end));
+		goto out_unlock;
 	}
-	chunk = chunk_lookup(region, start) ?: chunk_create(region, start);
 	if (!chunk) {
-		mmap_read_unlock(mm);
-		return end;
-	}
-	if (!mutex_trylock(&chunk->lock)) {
-		mmap_read_unlock(mm);
-		goto out_put;
+		chunk = chunk_create(region, start);
+		if (!chunk || !mutex_trylock(&chunk->lock)) {
+			mmap_read_unlock(mm);
+			goto out_put;
+		}
 	}
 	if (!chunk->slots) {
 		mmap_read_unlock(mm);
 		goto out_unlock;
 	}
-	scan->nr_found = (stop - start) >> PAGE_SHIFT;
-	ksmdev_gather(vma, start, stop, scan->found);
+	skipped = gather(scan, chunk, vma, start, stop);
 	mmap_read_unlock(mm);
+	hold_note(since);
 
-	first = (start - chunk->addr) >> PAGE_SHIFT;
-	look(scan, chunk, first);
-	scan->merged += merge_mappings(chunk, scan->map, scan->nr_maps);
-	note_busy_pages(scan->map, scan->nr_maps);
-	scan->merged += merge_twins(scan, chunk);
-	unshare_singles(scan, chunk);
-	*result = let_go(scan);
+	look(scan, chunk, skipped);
+	if (scan->nr_found) {
+		match(scan, chunk);
+		watch_writes(scan, chunk, start, stop);
+		unshare_singles(scan, chunk);
+		if (let_go(scan, chunk))
+			*result = PIECE_AGAIN;
+	}
 out_unlock:
-	mutex_unlock(&chunk->lock);
+	if (chunk)
+		mutex_unlock(&chunk->lock);
 out_put:
-	chunk_put(chunk);
+	if (chunk)
+		chunk_put(chunk);
+	if (!vma && stop > end) {
+		region_forget(region, end, stop);
+		regions_skip_to(region, end, stop);
+	}
 	return stop;
+}
+
+/* Wait until whoever has the mmap lock lets go; false if a signal says not to. */
+static bool wait_for_mmap_lock(struct mm_struct *mm)
+{
+	if (mmap_read_lock_killable(mm))
+		return false;
+	mmap_read_unlock(mm);
+	return true;
 }
 
 static void scan_range(struct ksmdev_scan *scan, struct region *region,
@@ -441,18 +231,26 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 			again = true;
 			continue;
 		}
+		if (result == PIECE_LOCKED && scan->at_once && wait_for_mmap_lock(region->mm))
+			continue;
 		start = next;
 		cond_resched();
 	}
 	mmput_async(region->mm);
+	if (scan->busy || scan->fresh)
+		atomic_set(&want_drain, 1);
 }
 
 /* What is due once all regions were passed over. */
 static void end_of_pass(void)
 {
+	bool lost = shared_take_lost();
+
+	WRITE_ONCE(pass_looks_at_shared, lost);
 	if (atomic_xchg(&want_drain, 0))
 		ksmdev_drain_lru();
-	shared_prune();
+	if (lost)
+		shared_prune();
 }
 
 /**
@@ -472,7 +270,7 @@ static void end_of_pass(void)
 int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 		    unsigned long max_merges, bool (*interrupted)(void))
 {
-	unsigned long start, end, passes, visited = 0;
+	unsigned long start, end, visited = 0;
 	int err = 0;
 
 	if (mutex_lock_interruptible(&scan->lock))
@@ -480,29 +278,123 @@ int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 	trace_ksmdev_scan_start(pages, max_merges);
 	scan->merged = 0;
 	scan->max_merges = max_merges ?: ULONG_MAX;
-	scan->zero_hash = index_hash(ZERO_PAGE(0));
-	passes = regions_passes();
 
 	while (visited < pages && scan->merged < scan->max_merges) {
 		struct region *region;
+		bool new_pass;
 
 		if (interrupted()) {
 			err = -EINTR;
 			break;
 		}
-		region = regions_claim(pages - visited, &start, &end);
-		if (passes != regions_passes() || !region) {
-			passes = regions_passes();
+		region = regions_claim(pages - visited, &start, &end, &new_pass);
+		if (new_pass || !region)
 			end_of_pass();
-		}
 		if (!region)
 			break;
+		scan->again = regions_passes() % CHUNK_SLOTS;
+		scan->eager = look_eager(regions_passes());
+		scan->shared = READ_ONCE(pass_looks_at_shared);
+		scan->fresh = false;
+		scan->busy = 0;
 		scan_range(scan, region, start, end);
 		region_put(region);
 		visited += (end - start) >> PAGE_SHIFT;
 	}
 	trace_ksmdev_scan_end(visited, scan->merged, err);
 	mutex_unlock(&scan->lock);
+	return err;
+}
+
+/* Is all of a range covered by an area's regions of this process? */
+static bool area_covers(struct ksmdev_area *area, unsigned long addr, unsigned long end)
+{
+	while (addr < end) {
+		struct region *region = area_region_at(area, current->mm, addr);
+
+		if (!region)
+			return false;
+		addr = region->end;
+		region_put(region);
+	}
+	return true;
+}
+
+/* One round over a range; pages that are removed from the area meanwhile are left. */
+static int merge_round(struct ksmdev_scan *scan, struct ksmdev_area *area,
+		       bool (*interrupted)(void))
+{
+	unsigned long addr, next;
+
+	for (addr = scan->start; addr < scan->end; addr = next) {
+		struct region *region = area_region_at(area, scan->mm, addr);
+
+		next = min(scan->end, (addr & ~(CHUNK_SIZE - 1)) + CHUNK_SIZE);
+		if (interrupted()) {
+			if (region)
+				region_put(region);
+			return -EINTR;
+		}
+		if (!region)
+			continue;
+		next = min(next, region->end);
+		scan_range(scan, region, addr, next);
+		region_put(region);
+	}
+	return 0;
+}
+
+/* Pages that somebody holds for a moment are tried so often. */
+#define MERGE_ROUNDS 3
+
+/**
+ * ksmdev_merge_range() - scan a range of the caller's memory now, and merge it
+ * @area: the area that it is registered with
+ * @addr: first address
+ * @npages: length in pages
+ * @merged: set to the number of pages in the range that were merged
+ * @interrupted: asked between two pieces of work whether to return early
+ *
+ * A page is merged with any that is equal and known: in the range, or scanned before.
+ *
+ * Context: Process. Sleeps.
+ * Return: 0; -EINVAL if @addr is not page aligned or the range is empty or not all in
+ * user space; -ENOENT if it is not all registered with @area by this process; -EINTR
+ * if @interrupted said so; -ENOMEM.
+ */
+int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merged,
+		       bool (*interrupted)(void))
+{
+	struct ksmdev_scan *scan;
+	unsigned int round;
+	int err = 0;
+
+	*merged = 0;
+	if (!PAGE_ALIGNED(addr) || !npages || addr >= TASK_SIZE ||
+	    npages > (TASK_SIZE - addr) >> PAGE_SHIFT)
+		return -EINVAL;
+	if (!area_covers(area, addr, addr + (npages << PAGE_SHIFT)))
+		return -ENOENT;
+	scan = ksmdev_scan_create();
+	if (!scan)
+		return -ENOMEM;
+	scan->at_once = true;
+	scan->max_merges = ULONG_MAX;
+	scan->mm = current->mm;
+	scan->start = addr;
+	scan->end = addr + (npages << PAGE_SHIFT);
+	scan->again = -1;
+	scan->eager = look_eager(0);
+	for (round = 0; round < MERGE_ROUNDS; round++) {
+		/* What was just written waits with a reference too many. */
+		ksmdev_drain_lru();
+		scan->busy = 0;
+		err = merge_round(scan, area, interrupted);
+		if (err || !scan->busy)
+			break;
+	}
+	*merged = scan->merged_there;
+	ksmdev_scan_destroy(scan);
 	return err;
 }
 

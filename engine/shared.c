@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * shared.c - the index of shared pages: from a hash to the page that has it
+ * shared.c - the index of shared pages: from a fingerprint to the pages that have it
  *
  * A resizable hash table whose entries are the struct pages themselves, so that a
  * shared page costs a bucket and nothing else. The table holds one reference to
@@ -11,9 +11,12 @@
  * and a page with one reference left is of no use to anybody. Such pages are
  * looked for after each pass, when memory is short, and when an area was closed.
  *
+ * The key is the fingerprint and a number, the way: pages of different contents that
+ * happen to have one fingerprint take the ways 0, 1, 2 and 3, and a lookup compares
+ * contents. More are not shared: that many alike are not chance.
+ *
  * A page with as many references as KSMDEV_MAX_SHARING allows is full. It stays in
- * the table, to be counted and freed, under a key that no lookup asks for: its
- * generation, 0 for the page that new mappings are to use.
+ * the table, to be counted and freed, by a way that no lookup asks for.
  */
 #include <linux/llist.h>
 #include <linux/module.h>
@@ -24,18 +27,12 @@
 #include "../include/charge.h"
 #include "../include/compat.h"
 #include "../include/index.h"
-#include "../include/stats.h"
-
-struct shared_key {
-	u64 hash;
-	unsigned long generation;
-};
 
 /* Guards changes of the table; lookups go without. */
 static DEFINE_SPINLOCK(shared_lock);
 static struct rhashtable shared_table;
-/* Even, as struct page wants it; 0 is for the pages that are to be found. */
-static unsigned long last_generation;
+/* The next way for a full page. */
+static u32 retired_way = INDEX_TRIES;
 static atomic_long_t nr_shared = ATOMIC_LONG_INIT(0);
 static struct shrinker *shared_shrinker;
 
@@ -45,35 +42,28 @@ module_param_named(max_kernel_pages, ksmdev_max_kernel_pages, ulong, 0644);
 MODULE_PARM_DESC(max_kernel_pages,
 		 "how many shared pages there may be; they cannot be swapped (default: a quarter of memory)");
 
+static u64 shared_key(u32 fingerprint, u32 way)
+{
+	return (u64)way << 32 | fingerprint;
+}
+
+static bool is_retired(u64 key)
+{
+	return key >> 32 >= INDEX_TRIES;
+}
+
 static u32 key_hash(const void *data, u32 len, u32 seed)
 {
-	const struct shared_key *key = data;
+	const u64 *key = data;
 
-	return hash_64(key->hash ^ (u64)key->generation << 32 ^ seed, 32);
-}
-
-static u32 kpage_hash(const void *data, u32 len, u32 seed)
-{
-	const struct ksmdev_kpage *kpage = data;
-	struct shared_key key = { kpage->hash, kpage->generation };
-
-	return key_hash(&key, len, seed);
-}
-
-static int kpage_differs(struct rhashtable_compare_arg *arg, const void *object)
-{
-	const struct shared_key *key = arg->key;
-	const struct ksmdev_kpage *kpage = object;
-
-	return key->hash != kpage->hash || key->generation != kpage->generation;
+	return hash_64(*key ^ seed, 32);
 }
 
 static const struct rhashtable_params shared_params = {
 	.head_offset = offsetof(struct ksmdev_kpage, node),
-	.key_len = sizeof(struct shared_key),
+	.key_offset = offsetof(struct ksmdev_kpage, key),
+	.key_len = sizeof(u64),
 	.hashfn = key_hash,
-	.obj_hashfn = kpage_hash,
-	.obj_cmpfn = kpage_differs,
 	.automatic_shrinking = true,
 };
 
@@ -92,10 +82,11 @@ static void shared_drop(struct ksmdev_kpage *kpage)
 static void shared_retire(struct ksmdev_kpage *kpage)
 {
 	spin_lock(&shared_lock);
-	if (!kpage->generation &&
+	if (!is_retired(kpage->key) &&
 	    !rhashtable_remove_fast(&shared_table, &kpage->node, shared_params)) {
-		last_generation += 2;
-		WRITE_ONCE(kpage->generation, last_generation);
+		if (++retired_way < INDEX_TRIES)
+			retired_way = INDEX_TRIES;
+		WRITE_ONCE(kpage->key, shared_key((u32)kpage->key, retired_way));
 		/* Without memory for the table the page lives on uncounted. */
 		if (rhashtable_insert_fast(&shared_table, &kpage->node, shared_params))
 			shared_drop(kpage);
@@ -103,51 +94,98 @@ static void shared_retire(struct ksmdev_kpage *kpage)
 	spin_unlock(&shared_lock);
 }
 
-/**
- * shared_find() - the shared page whose contents have a hash
- * @hash: from index_hash()
- *
- * Context: Any.
- * Return: the page with a reference, or NULL if there is none with room.
- */
-struct page *shared_find(u64 hash)
+/* The page with a key, with a reference. */
+static struct page *lookup(u64 key)
 {
-	struct shared_key key = { .hash = hash };
 	struct ksmdev_kpage *kpage;
 	struct page *page = NULL;
-	int refs = 0;
 
 	rcu_read_lock();
 	kpage = rhashtable_lookup(&shared_table, &key, shared_params);
-	if (kpage && get_page_unless_zero(ksmdev_kpage_page(kpage))) {
+	if (kpage && get_page_unless_zero(ksmdev_kpage_page(kpage)))
 		page = ksmdev_kpage_page(kpage);
-		refs = page_ref_count(page);
-		if (refs - 1 > KSMDEV_MAX_SHARING)
-			shared_retire(kpage);
-	}
 	rcu_read_unlock();
-
-	/* Of no use when full, and when nobody maps it: it will be freed. */
-	if (page && (refs - 1 > KSMDEV_MAX_SHARING || refs == 2)) {
-		put_page(page);
-		page = NULL;
-	}
 	return page;
 }
 
 /*
- * Return: false if another scan was faster, or there is no memory.
+ * Can a page that was looked up take another mapping? Not when it is full, and not
+ * when nobody maps it: then it is about to be freed.
  */
-static bool insert(struct ksmdev_kpage *kpage)
+static bool has_room(struct page *page)
 {
-	struct shared_key key = { .hash = kpage->hash };
-	void *other;
+	int refs = page_ref_count(page);
+
+	if (refs - 1 <= KSMDEV_MAX_SHARING)
+		return refs > 2;
+	shared_retire(ksmdev_page_kpage(page));
+	return false;
+}
+
+/**
+ * shared_find() - the shared page that equals a page
+ * @fingerprint: what @like hashes to
+ * @like: the page; the caller holds a reference
+ *
+ * Context: Any.
+ * Return: the page with a reference, equal to @like a moment ago; NULL if there is
+ * none with room.
+ */
+struct page *shared_find(u32 fingerprint, struct page *like)
+{
+	struct page *page;
+	u32 way;
+
+	for (way = 0; way < INDEX_TRIES; way++) {
+		page = lookup(shared_key(fingerprint, way));
+		if (!page)
+			break;
+		if (ksmdev_pages_identical(page, like) && has_room(page))
+			return page;
+		put_page(page);
+	}
+	return NULL;
+}
+
+/*
+ * Put a page into the table.
+ * Return: the page; or another of the same contents, as another scan was faster, with
+ * a reference; NULL if there is no memory or no way left.
+ */
+static struct page *insert(struct ksmdev_kpage *kpage, u32 fingerprint)
+{
+	struct page *page = ksmdev_kpage_page(kpage), *other;
+	struct ksmdev_kpage *old = NULL;
+	u32 way;
 
 	spin_lock(&shared_lock);
-	other = rhashtable_lookup_get_insert_key(&shared_table, &key, &kpage->node,
-						 shared_params);
+	for (way = 0; way < INDEX_TRIES; way++) {
+		kpage->key = shared_key(fingerprint, way);
+		old = rhashtable_lookup_get_insert_fast(&shared_table, &kpage->node,
+							shared_params);
+		if (IS_ERR_OR_NULL(old))
+			break;
+		other = ksmdev_kpage_page(old);
+		if (ksmdev_pages_identical(page, other)) {
+			/* Under the lock: it cannot have been pruned. */
+			get_page(other);
+			spin_unlock(&shared_lock);
+			return other;
+		}
+	}
 	spin_unlock(&shared_lock);
-	return !other;
+	return old ? NULL : page;
+}
+
+/**
+ * shared_room() - may there be more shared pages
+ *
+ * Context: Any; for a hint.
+ * Return: false if the bound is reached.
+ */
+bool shared_room(void)
+{
+	return (unsigned long)atomic_long_read(&nr_shared) < READ_ONCE(ksmdev_max_kernel_pages);
 }
 
 /* Count a shared page before it is there, so that many scans keep the bound. */
@@ -166,42 +204,37 @@ static bool reserve(void)
  * shared_create() - make a shared page out of the contents of a page
  * @mm: whose cgroup is charged
  * @from: the page to copy
- * @hash: what its contents hash to
+ * @fingerprint: what its contents hash to
  *
  * Context: May sleep for memory.
- * Return: the page with a reference for the caller; NULL if the bound is reached,
- * there is no memory, the contents changed, or there is such a page already.
+ * Return: a page with a reference for the caller, if another scan was faster the one
+ * that it made; NULL if the bound is reached, there is no memory, or too many pages
+ * have the same fingerprint.
  */
-struct page *shared_create(struct mm_struct *mm, struct page *from, u64 hash)
+struct page *shared_create(struct mm_struct *mm, struct page *from, u32 fingerprint)
 {
 	struct ksmdev_kpage *kpage;
+	struct page *page, *in_table;
 	struct charge charge;
-	struct page *page;
 
 	if (!reserve())
 		return NULL;
 	charge_begin(&charge, mm);
 	kpage = ksmdev_kpage_alloc(from);
 	charge_end(&charge);
-	if (!kpage)
-		goto err_alloc;
+	if (!kpage) {
+		atomic_long_dec(&nr_shared);
+		return NULL;
+	}
 	page = ksmdev_kpage_page(kpage);
-	kpage->hash = index_hash(page);
-	if (kpage->hash != hash)
-		goto err_page;
+	/* The table's reference, and the caller's. */
 	get_page(page);
-	if (!insert(kpage))
-		goto err_insert;
-	return page;
-
-err_insert:
+	in_table = insert(kpage, fingerprint);
+	if (in_table == page)
+		return page;
 	put_page(page);
-err_page:
-	ksmdev_kpage_forget(kpage);
-	put_page(page);
-err_alloc:
-	atomic_long_dec(&nr_shared);
-	return NULL;
+	shared_drop(kpage);
+	return in_table;
 }
 
 /*
@@ -209,13 +242,6 @@ err_alloc:
  * after a grace period, all together: a callback for each would be slow.
  */
 static LLIST_HEAD(pruned);
-
-/* The link takes the place of the generation: pointers leave bit 0 clear, too. */
-static struct llist_node *kpage_link(struct ksmdev_kpage *kpage)
-{
-	BUILD_BUG_ON(sizeof(kpage->generation) != sizeof(struct llist_node));
-	return (struct llist_node *)&kpage->generation;
-}
 
 static void free_pruned(struct work_struct *work)
 {
@@ -225,8 +251,8 @@ static void free_pruned(struct work_struct *work)
 		return;
 	synchronize_rcu();
 	for (; node; node = next) {
-		struct page *page = container_of((unsigned long *)node, struct page,
-						 compound_head);
+		struct page *page = ksmdev_kpage_page(container_of(node, struct ksmdev_kpage,
+								   link));
 
 		next = node->next;
 		node->next = NULL;
@@ -253,7 +279,7 @@ static bool prune(struct ksmdev_kpage *kpage)
 	rhashtable_remove_fast(&shared_table, &kpage->node, shared_params);
 	spin_unlock(&shared_lock);
 	ksmdev_kpage_forget(kpage);
-	llist_add(kpage_link(kpage), &pruned);
+	llist_add(&kpage->link, &pruned);
 	atomic_long_dec(&nr_shared);
 	return true;
 }
@@ -313,6 +339,40 @@ static unsigned long prune_all(void)
 	if (atomic_long_read(&nr_shared))
 		walk_shared(prune_one, &freed);
 	return freed;
+}
+
+/* A page that was mapped is no longer: its shared page may have one mapper, or none. */
+static atomic_t lost_mappers = ATOMIC_INIT(0);
+static unsigned long lost_looked = INITIAL_JIFFIES;
+
+/* Nobody tells when a process forks, exits or writes outside what is registered. */
+#define LOST_INTERVAL	(10 * HZ)
+
+/**
+ * shared_lost_mapper() - a slot that mapped a shared page no longer does
+ *
+ * Context: Any.
+ */
+void shared_lost_mapper(void)
+{
+	if (!atomic_read(&lost_mappers))
+		atomic_set(&lost_mappers, 1);
+}
+
+/**
+ * shared_take_lost() - is it time to look for shared pages with few mappers
+ *
+ * Context: Any.
+ * Return: true if mappers were lost since the last call, or it is long ago.
+ */
+bool shared_take_lost(void)
+{
+	bool lost = atomic_xchg(&lost_mappers, 0) ||
+		    time_after(jiffies, READ_ONCE(lost_looked) + LOST_INTERVAL);
+
+	if (lost)
+		WRITE_ONCE(lost_looked, jiffies);
+	return lost;
 }
 
 /**

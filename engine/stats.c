@@ -15,7 +15,6 @@
 
 #include "../include/engine.h"
 #include "../include/scan.h"
-#include "../include/stats.h"
 
 static long profit(long saved_pages, long metadata)
 {
@@ -55,6 +54,7 @@ STAT(pages_volatile, ksmdev_totals, read_totals, "%ld", t.slots[SLOT_VOLATILE]);
 STAT(zero_pages, ksmdev_totals, read_totals, "%ld", t.slots[SLOT_ZERO]);
 STAT(pages_scanned, ksmdev_totals, read_totals, "%ld", t.scanned);
 STAT(pages_skipped, ksmdev_totals, read_totals, "%ld", t.skipped);
+STAT(pages_hashed, ksmdev_totals, read_totals, "%ld", t.hashed);
 STAT(areas, ksmdev_totals, read_totals, "%lu", t.areas);
 STAT(regions, ksmdev_totals, read_totals, "%lu", t.regions);
 STAT(pages_registered, ksmdev_totals, read_totals, "%lu", t.pages);
@@ -112,6 +112,54 @@ static ssize_t max_kernel_pages_store(struct device *dev, struct device_attribut
 }
 static DEVICE_ATTR_RW(max_kernel_pages);
 
+static ssize_t thp_splits_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%ld\n", atomic_long_read(&ksmdev_thp_splits));
+}
+static DEVICE_ATTR_RO(thp_splits);
+
+static ssize_t thp_split_threshold_show(struct device *dev, struct device_attribute *attr,
+					char *buf)
+{
+	return sysfs_emit(buf, "%u\n", READ_ONCE(ksmdev_thp_split_threshold));
+}
+
+static ssize_t thp_split_threshold_store(struct device *dev, struct device_attribute *attr,
+					 const char *buf, size_t count)
+{
+	unsigned int pages;
+	int err = kstrtouint(buf, 10, &pages);
+
+	if (err)
+		return err;
+	if (!pages || pages > CHUNK_SLOTS)
+		return -EINVAL;
+	WRITE_ONCE(ksmdev_thp_split_threshold, pages);
+	return count;
+}
+static DEVICE_ATTR_RW(thp_split_threshold);
+
+static ssize_t longest_hold_us_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%lu\n", READ_ONCE(ksmdev_longest_hold_us));
+}
+
+static ssize_t longest_hold_us_store(struct device *dev, struct device_attribute *attr,
+				     const char *buf, size_t count)
+{
+	unsigned long us;
+	int err = kstrtoul(buf, 10, &us);
+
+	if (err)
+		return err;
+	/* Only to begin anew. */
+	if (us)
+		return -EINVAL;
+	WRITE_ONCE(ksmdev_longest_hold_us, 0);
+	return count;
+}
+static DEVICE_ATTR_RW(longest_hold_us);
+
 static struct attribute *stats_attributes[] = {
 	&dev_attr_pages_shared.attr,
 	&dev_attr_pages_sharing.attr,
@@ -120,6 +168,10 @@ static struct attribute *stats_attributes[] = {
 	&dev_attr_zero_pages.attr,
 	&dev_attr_pages_scanned.attr,
 	&dev_attr_pages_skipped.attr,
+	&dev_attr_pages_hashed.attr,
+	&dev_attr_thp_splits.attr,
+	&dev_attr_thp_split_threshold.attr,
+	&dev_attr_longest_hold_us.attr,
 	&dev_attr_full_scans.attr,
 	&dev_attr_kernel_pages.attr,
 	&dev_attr_max_kernel_pages.attr,
@@ -153,7 +205,7 @@ struct area_sharing {
 #define SHARING_BATCH 64
 
 /* A page that m ptes map counts 1/m shared and (m-1)/m sharing at each. */
-static void add_sharing(struct area_sharing *sum, const struct ksmdev_found *found)
+static void add_sharing(struct area_sharing *sum, const struct ksmdev_look *found)
 {
 	u32 part;
 
@@ -166,7 +218,7 @@ static void add_sharing(struct area_sharing *sum, const struct ksmdev_found *fou
 
 static void region_sharing(struct region *region, struct area_sharing *sum)
 {
-	struct ksmdev_found found[SHARING_BATCH];
+	struct ksmdev_look found[SHARING_BATCH];
 	struct mm_struct *mm = region->mm;
 	unsigned long addr, stop;
 	struct vm_area_struct *vma;
@@ -182,13 +234,10 @@ static void region_sharing(struct region *region, struct area_sharing *sum)
 			break;
 		vma = region_find_pages(region, addr, end, &stop);
 		if (vma)
-			ksmdev_gather(vma, addr, stop, found);
+			ksmdev_look(vma, addr, stop, found);
 		mmap_read_unlock(mm);
-		for (i = 0; vma && addr + i * PAGE_SIZE < stop; i++) {
-			if (found[i].page)
-				put_page(found[i].page);
+		for (i = 0; vma && addr + i * PAGE_SIZE < stop; i++)
 			add_sharing(sum, &found[i]);
-		}
 		cond_resched();
 	}
 	mmput_async(mm);
@@ -228,6 +277,7 @@ void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area)
 	seq_printf(m, "zero_pages:\t%ld\n", zero);
 	seq_printf(m, "pages_scanned:\t%ld\n", atomic_long_read(&c->scanned));
 	seq_printf(m, "pages_skipped:\t%ld\n", atomic_long_read(&c->skipped));
+	seq_printf(m, "pages_hashed:\t%ld\n", atomic_long_read(&c->hashed));
 	seq_printf(m, "full_scans:\t%lu\n", regions_passes());
 	seq_printf(m, "kernel_pages:\t%llu\n", sum.shared);
 	seq_printf(m, "max_kernel_pages:\t%lu\n", READ_ONCE(ksmdev_max_kernel_pages));

@@ -16,7 +16,7 @@
 /* How many pages to look at before the mmap lock is let go for a moment. */
 #define UNMERGE_BATCH 64
 
-static bool is_merged(const struct ksmdev_found *found, const struct slot *slot)
+static bool is_merged(const struct ksmdev_look *found, const struct slot *slot)
 {
 	return found->kind == KSMDEV_SHARED || found->kind == KSMDEV_SINGLE ||
 	       (found->kind == KSMDEV_ZERO && slot && slot->state == SLOT_ZERO);
@@ -28,16 +28,14 @@ static bool is_merged(const struct ksmdev_found *found, const struct slot *slot)
 static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma,
 			 unsigned long start, unsigned long end)
 {
-	struct ksmdev_found found[UNMERGE_BATCH];
+	struct ksmdev_look found[UNMERGE_BATCH];
 	unsigned int i, nr = 0;
 	int err = 0;
 
-	ksmdev_gather(vma, start, end, found);
+	ksmdev_look(vma, start, end, found);
 	for (i = 0; start < end; i++, start += PAGE_SIZE) {
 		struct slot *slot = NULL;
 
-		if (found[i].page)
-			put_page(found[i].page);
 		if (chunk && chunk->slots) {
 			nr = (start - chunk->addr) >> PAGE_SHIFT;
 			slot = &chunk->slots[nr];

@@ -27,6 +27,8 @@ struct ksmdev_scan *ksmdev_scan_create(void);
 void ksmdev_scan_destroy(struct ksmdev_scan *scan);
 int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 		    unsigned long max_merges, bool (*interrupted)(void));
+int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merged,
+		       bool (*interrupted)(void));
 
 /* The kernel thread. engine/kksmd.c */
 void ksmdev_kksmd_start(const struct ksm_kthread_info *info);

@@ -3,8 +3,8 @@
  * index.h - from contents to pages
  *
  * Two indexes. Candidates are slots whose page was seen unchanged and has no twin
- * yet, found by fingerprint. Shared pages are found by their whole hash. Neither
- * proves anything: only a comparison of write-protected pages does.
+ * yet; shared pages are those that candidates became. Both are found by fingerprint,
+ * which proves nothing: only a comparison of write-protected pages does.
  */
 #ifndef KSMDEV_INDEX_H
 #define KSMDEV_INDEX_H
@@ -15,22 +15,24 @@
 /* How many candidates of one fingerprint are tried before giving up. */
 #define INDEX_TRIES 4
 
-u64 index_hash(struct page *page);
+/* What a page of zeroes hashes to. */
+extern u32 index_zero;
+
+u32 index_fingerprint(struct page *page);
 unsigned long index_bytes(void);
-
-static inline u32 index_fingerprint(u64 hash)
-{
-	return hash >> (64 - FINGERPRINT_BITS);
-}
-
 int index_resize(unsigned long slots);
 void index_insert(struct chunk *chunk, unsigned int nr);
 void index_remove(struct chunk *chunk, unsigned int nr);
 unsigned int index_find(u32 fingerprint, struct chunk *chunk, unsigned int nr,
 			u32 found[INDEX_TRIES]);
 
-struct page *shared_find(u64 hash);
-struct page *shared_create(struct mm_struct *mm, struct page *from, u64 hash);
+extern unsigned long ksmdev_max_kernel_pages;
+
+bool shared_room(void);
+struct page *shared_find(u32 fingerprint, struct page *like);
+struct page *shared_create(struct mm_struct *mm, struct page *from, u32 fingerprint);
+void shared_lost_mapper(void);
+bool shared_take_lost(void);
 void shared_prune(void);
 void shared_prune_soon(void);
 int shared_init(void);

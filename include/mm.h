@@ -8,6 +8,7 @@
 #ifndef KSMDEV_MM_H
 #define KSMDEV_MM_H
 
+#include <linux/llist.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pgtable.h>
@@ -30,19 +31,53 @@ enum ksmdev_kind {
 };
 
 /**
- * struct ksmdev_found - one pte as ksmdev_gather() saw it
- * @page: the page, with a reference, if @kind is KSMDEV_ANON, else NULL
- * @mapcount: how many ptes map it, if it is a shared page; else 0
- * @kind: what it is
- * @split: for the caller: this page is part of a large folio worth splitting
- * @planned: for the caller: this page is about to be merged
+ * struct ksmdev_look - one pte as ksmdev_look() saw it
+ * @mapcount: how many ptes map the page, if it is a shared page; else 0
+ * @kind: what it is, enum ksmdev_kind
+ */
+struct ksmdev_look {
+	u32 mapcount;
+	u8 kind;
+};
+
+/*
+ * What is remembered of a pte from one ksmdev_gather() to the next, in 16 bits; 0:
+ * nothing. Another tag means another page. CLEAN says that the pte was clean
+ * before the page was given out to be read, so that a clean one now means the same
+ * contents; RDONLY says that it was read-only as well. WANTED is the caller's: how
+ * eager it is to have the page reported although it did not change.
+ */
+#define KSMDEV_SEEN_TAG		0x07ff
+#define KSMDEV_SEEN_PRESENT	0x0800
+#define KSMDEV_SEEN_CLEAN	0x1000
+#define KSMDEV_SEEN_RDONLY	0x2000
+#define KSMDEV_SEEN_WANTED	0xc000
+#define KSMDEV_SEEN_WANTED_SHIFT 14
+
+/**
+ * struct ksmdev_found - a page that ksmdev_gather() reports
+ * @page: the page, with a reference, if @kind is KSMDEV_ANON; else NULL
+ * @nr: which page of the page table
+ * @kind: what it is, enum ksmdev_kind
+ * @unchanged: its contents are those of the last time
+ * @eligible: for the caller: may be merged now
+ * @watch: to ksmdev_watch_writes(): make it read-only
+ * @planned: for the caller: is about to be merged
+ * @partner: for the caller: there is something it could be merged with
+ * @held: for the caller: it could not be merged for no reason of its own
+ * @alike: for the caller: how many candidates have the same fingerprint
  */
 struct ksmdev_found {
 	struct page *page;
-	u32 mapcount;
+	u16 nr;
 	u8 kind;
-	bool split;
-	bool planned;
+	bool unchanged : 1;
+	bool eligible : 1;
+	bool watch : 1;
+	bool planned : 1;
+	bool partner : 1;
+	bool held : 1;
+	u8 alike;
 };
 
 /**
@@ -54,7 +89,9 @@ struct ksmdev_found {
  * @pte: the write-protected pte, from page_wrprotect() to replace_page()
  * @err: 0, or why this page is left alone
  * @locked: page_wrprotect() locked @page, replace_page() unlocks it
+ * @here: for the caller
  * @slot: for the caller
+ * @found: for the caller
  */
 struct ksmdev_mapping {
 	unsigned long addr;
@@ -63,7 +100,9 @@ struct ksmdev_mapping {
 	pte_t pte;
 	int err;
 	bool locked;
+	bool here;
 	u16 slot;
+	u16 found;
 };
 
 /* A shared page: one that this module allocated. mm/kpage.c */
@@ -78,11 +117,11 @@ struct ksmdev_mapping {
 struct ksmdev_kpage {
 	unsigned long flags;
 	/* Bit 0 must stay clear: it would make this a tail page. */
-	unsigned long generation;
+	struct llist_node link;
 	struct rhash_head node;
 	/* NULL: to the kernel this is a page whose file was truncated. */
 	void *mapping;
-	u64 hash;
+	u64 key;
 	unsigned long cookie;
 };
 
@@ -107,15 +146,46 @@ static inline unsigned int ksmdev_kpage_mapcount(struct ksmdev_kpage *kpage)
 
 /* Content. mm/kpage.c */
 bool ksmdev_page_is_zero(struct page *page);
+void ksmdev_prefetch_page(struct page *page);
 bool ksmdev_pages_identical(struct page *a, struct page *b);
 
 /* Finding pages. mm/walk.c */
 bool ksmdev_mergeable(struct vm_area_struct *vma);
 bool ksmdev_table_present(struct mm_struct *mm, unsigned long addr, unsigned long *next);
-void ksmdev_gather(struct vm_area_struct *vma, unsigned long start,
-		   unsigned long end, struct ksmdev_found *found);
+void ksmdev_look(struct vm_area_struct *vma, unsigned long start,
+		 unsigned long end, struct ksmdev_look *look);
+enum ksmdev_kind ksmdev_look_at(struct vm_area_struct *vma, unsigned long addr);
+unsigned int ksmdev_get_pages(struct mm_struct *mm, struct ksmdev_mapping *map,
+			      unsigned int nr);
 int ksmdev_split(struct page *page);
 void ksmdev_drain_lru(void);
+
+/* Which pages changed since they were seen last. mm/watch.c */
+
+/**
+ * struct ksmdev_gather - which pages ksmdev_gather() reports
+ * @seen: what is remembered of each page of the page table; kept up to date
+ * @again: a page to report whether or not it changed; -1 for none
+ * @eager: report pages that are wanted at least as much; not 0
+ * @shared: report all shared pages
+ * @whole: all of the page table is the caller's: a huge page's one dirty bit may
+ *	be cleared
+ * @skipped: increased by the number of pages that were not reported
+ */
+struct ksmdev_gather {
+	u16 *seen;
+	int again;
+	unsigned int eager;
+	bool shared;
+	bool whole;
+	unsigned int skipped;
+};
+
+unsigned int ksmdev_gather(struct vm_area_struct *vma, unsigned long start,
+			   unsigned long end, struct ksmdev_gather *how,
+			   struct ksmdev_found *found);
+void ksmdev_watch_writes(struct vm_area_struct *vma, unsigned long base,
+			 struct ksmdev_found *found, unsigned int nr, u16 *seen);
 
 /* The three changes to page tables. mm/wrprotect.c, mm/replace.c, mm/unshare.c */
 void ksmdev_notify_start(struct mmu_notifier_range *range,

@@ -11,7 +11,7 @@
  *	regions_lock	the tree of regions, the areas' lists, the cursor
  *	chunk->lock	a chunk's slots; a scan holds it for one unit of work and
  *			only tries to get a second one
- *	mmap lock	only ever tried, and never two at once
+ *	mmap lock	with a chunk's lock held only ever tried, and never two at once
  *	index bucket	leaf
  * A region that left the tree is dead: its chunks are emptied under their locks
  * and the struct stays until the last scan that holds a reference lets go.
@@ -54,12 +54,14 @@ enum slot_state {
 /**
  * struct slot - what is known of one page
  * @state: enum slot_state
+ * @vote: the page could be shared if the large folio that it is part of were split
  * @fingerprint: of the contents, in SLOT_VOLATILE and SLOT_UNSHARED; in
  *	SLOT_SHARED the scan's own mark
  * @next: number of the next slot in the same bucket of the index, 0 at the end
  */
 struct slot {
-	u32 state : 4;
+	u32 state : 3;
+	u32 vote : 1;
 	u32 fingerprint : 28;
 	u32 next;
 };
@@ -69,12 +71,14 @@ struct slot {
  * @slots: how many slots are in each state
  * @scanned: pages visited
  * @skipped: pages visited whose contents were not read, being known
+ * @hashed: pages visited whose contents were read
  * @metadata: bytes that the area's regions, chunks and slots take
  */
 struct ksmdev_counters {
 	atomic_long_t slots[SLOT_STATES];
 	atomic_long_t scanned;
 	atomic_long_t skipped;
+	atomic_long_t hashed;
 	atomic_long_t metadata;
 };
 
@@ -128,6 +132,8 @@ struct region {
  * @addr: its first address, whether or not the region covers that
  * @id: its slots have the numbers from @id * CHUNK_SLOTS; never 0
  * @slots: CHUNK_SLOTS of them; NULL once the region is dead
+ * @seen: what mm/watch.c remembers of each page, and in KSMDEV_SEEN_WANTED how often
+ *	a page that did not change is still to be offered for merging
  * @rcu: to free it
  */
 struct chunk {
@@ -137,6 +143,7 @@ struct chunk {
 	unsigned long addr;
 	u32 id;
 	struct slot *slots;
+	u16 *seen;
 	struct rcu_head rcu;
 };
 
@@ -153,7 +160,9 @@ void chunk_put(struct chunk *chunk);
 void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint);
 
 struct region *area_next_region(struct ksmdev_area *area, struct region *region);
-struct region *regions_claim(unsigned long budget, unsigned long *start, unsigned long *end);
+struct region *regions_claim(unsigned long budget, unsigned long *start, unsigned long *end,
+			     bool *new_pass);
+struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, unsigned long addr);
 void regions_skip_to(struct region *region, unsigned long from, unsigned long to);
 void region_forget(struct region *region, unsigned long start, unsigned long end);
 void region_bury(struct region *region);
@@ -166,13 +175,14 @@ void regions_bury_dead(void);
  * @pages: their length in pages
  * @slots: pages by the state in which the last scan found them
  * @scanned: pages visited
- * @skipped: of these, not read
+ * @skipped: of these, known and not read
+ * @hashed: of these, read
  * @metadata: bytes of areas, regions, chunks and slots
  */
 struct ksmdev_totals {
 	unsigned long areas, regions, pages;
 	long slots[SLOT_STATES];
-	long scanned, skipped, metadata;
+	long scanned, skipped, hashed, metadata;
 };
 
 void regions_totals(struct ksmdev_totals *totals);

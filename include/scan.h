@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * scan.h - one scanning context and the two things it does
+ * scan.h - one scanning context and what it does with one piece of memory
+ *
+ *	scan.c	which piece is next; gather what changed in it
+ *	look.c	read that, and decide what may be merged
+ *	match.c	find each a partner, elsewhere or in the same piece
+ *	merge.c	verify, then share
  */
 #ifndef KSMDEV_SCAN_H
 #define KSMDEV_SCAN_H
@@ -9,44 +14,80 @@
 #include "mm.h"
 #include "region.h"
 
-/**
- * struct twin - a candidate that turned out to equal a page being scanned
- * @slot: its number
- * @kpage: the shared page for both, with a reference
+/*
+ * How many pages are merged under one notifier window: what a page fault or a
+ * virtual processor may have to wait for. With more, the comparisons fall out of
+ * the processor's cache, too.
  */
-struct twin {
+#define MERGE_BATCH 64
+
+/* In the fingerprint of a SLOT_SHARED slot: nobody else mapped the page last time. */
+#define SHARED_SINGLE 1
+
+/**
+ * struct want - a candidate that may equal a page
+ * @slot: its number
+ * @found: the page, in the list of those that were found
+ */
+struct want {
 	u32 slot;
-	struct page *kpage;
+	u16 found;
 };
 
 /**
  * struct ksmdev_scan - the workspace of one scanning context
  * @lock: one user at a time
+ * @at_once: do not wait until a page was seen unchanged; wait for locks instead
  * @merged: pages merged so far by the current call
  * @max_merges: when it returns
- * @zero_hash: what a page of zeroes hashes to
- * @found: the pages of the piece being scanned
- * @nr_found: how many, absent ones included
+ * @start: of the range of @mm that @merged_there is about
+ * @end: of that range
+ * @mm: whose
+ * @merged_there: pages merged in that range
+ * @busy: pages that were left because somebody held them
+ * @fresh: pages were seen for the first time
+ * @no_room: no shared page could be made for the piece
+ * @eager: how eager the pass is; see look.c
+ * @again: which page of each chunk is read anew in this pass; -1 for none
+ * @shared: look at all shared pages in this pass
+ * @found: the pages of the piece being scanned that are to be looked at
+ * @nr_found: how many
+ * @batch: those of them that are being matched
  * @map: those that are to be merged
  * @nr_maps: how many
- * @twins: pages elsewhere that are to be merged with them
- * @nr_twins: how many
- * @twin_map: the twins of one chunk
+ * @planned: how many merges the batch may come to
+ * @want: candidates elsewhere that may equal some
+ * @nr_wants: how many
+ * @candidate: the candidates of one chunk
+ * @pair: those that equal a page, and are to be merged with it
  * @single: slots whose shared page nobody else maps
  * @nr_single: how many
  */
 struct ksmdev_scan {
 	struct mutex lock;
+	bool at_once;
 	unsigned long merged;
 	unsigned long max_merges;
-	u64 zero_hash;
+	unsigned long start;
+	unsigned long end;
+	struct mm_struct *mm;
+	unsigned long merged_there;
+	unsigned long busy;
+	bool fresh;
+	bool no_room;
+	unsigned int eager;
+	int again;
+	bool shared;
 	struct ksmdev_found found[CHUNK_SLOTS];
 	unsigned int nr_found;
-	struct ksmdev_mapping map[CHUNK_SLOTS];
+	u16 batch[MERGE_BATCH];
+	struct ksmdev_mapping map[MERGE_BATCH];
 	unsigned int nr_maps;
-	struct twin twins[CHUNK_SLOTS];
-	unsigned int nr_twins;
-	struct ksmdev_mapping twin_map[CHUNK_SLOTS];
+	unsigned int planned;
+	struct want want[MERGE_BATCH * INDEX_TRIES];
+	unsigned int nr_wants;
+	struct ksmdev_mapping candidate[MERGE_BATCH * INDEX_TRIES];
+	struct ksmdev_mapping pair[MERGE_BATCH];
 	u16 single[CHUNK_SLOTS];
 	unsigned int nr_single;
 };
@@ -56,9 +97,43 @@ struct vm_area_struct *region_find_pages(struct region *region, unsigned long st
 					 unsigned long end, unsigned long *stop);
 void ksmdev_scan_wait(struct ksmdev_scan *scan);
 
+/* engine/look.c */
+void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped);
+unsigned int look_eager(unsigned long pass);
+void look_settle(struct chunk *chunk, struct ksmdev_found *found);
+void look_candidate_failed(struct chunk *chunk, unsigned int nr);
+bool let_go(struct ksmdev_scan *scan, struct chunk *chunk);
+
+/**
+ * struct splitter - puts pages, and splits the large folios among them that pay
+ * @chunk: the pages' chunk, locked
+ * @kept: the last page of a large folio, with the only reference that is ours
+ * @nr: its slot
+ * @split: a folio was split
+ */
+struct splitter {
+	struct chunk *chunk;
+	struct page *kept;
+	unsigned int nr;
+	bool split;
+};
+
+void splitter_put(struct splitter *splitter, struct page *page, unsigned int nr);
+bool splitter_end(struct splitter *splitter);
+
+extern unsigned int ksmdev_thp_split_threshold;
+extern atomic_long_t ksmdev_thp_splits;
+
+/* engine/match.c */
+void match(struct ksmdev_scan *scan, struct chunk *chunk);
+
 /* engine/merge.c */
-unsigned int merge_mappings(struct chunk *chunk, struct ksmdev_mapping *map, unsigned int nr);
-unsigned int merge_twins(struct ksmdev_scan *scan, struct chunk *locked);
-bool merge_candidate(u32 number, struct page *like);
+void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
+		    struct ksmdev_mapping *map, unsigned int nr);
+void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long start,
+		  unsigned long end);
+void hold_note(u64 start);
+
+extern unsigned long ksmdev_longest_hold_us;
 
 #endif /* KSMDEV_SCAN_H */

@@ -41,6 +41,24 @@ TRACE_EVENT(ksmdev_scan_end,
 		  __entry->visited, __entry->merged, __entry->err)
 );
 
+/* A page's contents were read by a scan. */
+TRACE_EVENT(ksmdev_hash,
+	TP_PROTO(struct mm_struct *mm, unsigned long addr, u32 fingerprint),
+	TP_ARGS(mm, addr, fingerprint),
+	TP_STRUCT__entry(
+		__field(void *, mm)
+		__field(unsigned long, addr)
+		__field(u32, fingerprint)
+	),
+	TP_fast_assign(
+		__entry->mm = mm;
+		__entry->addr = addr;
+		__entry->fingerprint = fingerprint;
+	),
+	TP_printk("mm=%p addr=0x%lx fingerprint=0x%x",
+		  __entry->mm, __entry->addr, __entry->fingerprint)
+);
+
 TRACE_EVENT(ksmdev_merge,
 	TP_PROTO(struct mm_struct *mm, unsigned long addr, unsigned long pfn),
 	TP_ARGS(mm, addr, pfn),

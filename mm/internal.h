@@ -48,18 +48,20 @@ extern void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsign
 KSMDEV_SYMBOLS(KSMDEV_DECLARE_SYMBOL)
 
 /*
- * What ksmdev_pte_lock() found: a page table, or NULL if there is none, and the lock
- * that it took.
+ * What ksmdev_table_lock() found: a page table, or the pmd of a huge page, or neither,
+ * and the lock that it took.
  */
 struct ksmdev_table {
 	pte_t *pte;
+	pmd_t *huge;
 	spinlock_t *ptl;
 };
 
-void ksmdev_pte_lock(struct mm_struct *mm, unsigned long addr,
-		     struct ksmdev_table *table) __acquires(table->ptl);
+void ksmdev_table_lock(struct mm_struct *mm, unsigned long addr,
+		       struct ksmdev_table *table) __acquires(table->ptl);
+void ksmdev_page_look(struct page *page, struct ksmdev_look *look);
 
-static inline void ksmdev_pte_unlock(struct ksmdev_table *table) __releases(table->ptl)
+static inline void ksmdev_table_unlock(struct ksmdev_table *table) __releases(table->ptl)
 {
 	spin_unlock(table->ptl);
 }

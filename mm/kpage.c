@@ -21,6 +21,7 @@
  * an int, can hold.
  */
 #include <linux/highmem.h>
+#include <linux/prefetch.h>
 #include <linux/random.h>
 
 #include "../include/mm.h"
@@ -29,10 +30,10 @@
 	static_assert(offsetof(struct page, page_field) ==		\
 		      offsetof(struct ksmdev_kpage, field))
 KPAGE_MATCH(flags, flags);
-KPAGE_MATCH(compound_head, generation);
+KPAGE_MATCH(compound_head, link);
 KPAGE_MATCH(lru.prev, node);
 KPAGE_MATCH(mapping, mapping);
-KPAGE_MATCH(index, hash);
+KPAGE_MATCH(index, key);
 KPAGE_MATCH(private, cookie);
 static_assert(sizeof(struct ksmdev_kpage) <= offsetof(struct page, _mapcount));
 
@@ -85,7 +86,7 @@ struct ksmdev_kpage *ksmdev_kpage_alloc(struct page *from)
 	copy_highpage(page, from);
 	__SetPageUptodate(page);
 	kpage = ksmdev_page_kpage(page);
-	kpage->generation = 0;
+	kpage->link.next = NULL;
 	kpage->mapping = NULL;
 	kpage->cookie = draw_cookie();
 	return kpage;
@@ -118,6 +119,20 @@ bool ksmdev_page_is_zero(struct page *page)
 
 	kunmap_local(data);
 	return zero;
+}
+
+/**
+ * ksmdev_prefetch_page() - have a page fetched into the processor's cache
+ * @page: a page that is about to be read
+ *
+ * The hardware does that by itself within a page, but does not know which is next.
+ *
+ * Context: Any.
+ */
+void ksmdev_prefetch_page(struct page *page)
+{
+	if (!PageHighMem(page))
+		prefetch_range(page_address(page), PAGE_SIZE);
 }
 
 /**

@@ -89,7 +89,7 @@ unsigned int replace_page(struct vm_area_struct *vma,
 
 	if (!nr)
 		return 0;
-	ksmdev_pte_lock(mm, map[0].addr, &table);
+	ksmdev_table_lock(mm, map[0].addr, &table);
 
 	for (i = 0; i < nr; i++) {
 		struct ksmdev_mapping *m = &map[i];
@@ -120,7 +120,7 @@ unsigned int replace_page(struct vm_area_struct *vma,
 		compat_add_mm_counter(mm, MM_ANONPAGES, -(long)done);
 		compat_add_mm_counter(mm, MM_FILEPAGES, shared);
 	}
-	ksmdev_pte_unlock(&table);
+	ksmdev_table_unlock(&table);
 
 	for (i = 0; i < nr; i++) {
 		if (map[i].locked)

@@ -9,16 +9,6 @@
 
 #include "internal.h"
 
-static bool is_shared(struct vm_area_struct *vma, unsigned long addr)
-{
-	struct ksmdev_found found;
-
-	ksmdev_gather(vma, addr, addr + PAGE_SIZE, &found);
-	if (found.page)
-		put_page(found.page);
-	return found.kind > KSMDEV_ANON;
-}
-
 /*
  * FAULT_FLAG_UNSHARE maps the copy clean, and nothing says that the page is dirty,
  * either. Once fork() has made a second process map it, MADV_FREE there would take
@@ -27,12 +17,11 @@ static bool is_shared(struct vm_area_struct *vma, unsigned long addr)
  */
 static void keep_contents(struct vm_area_struct *vma, unsigned long addr)
 {
-	struct ksmdev_found found;
+	struct ksmdev_mapping map = { .addr = addr };
 
-	ksmdev_gather(vma, addr, addr + PAGE_SIZE, &found);
-	if (found.page) {
-		set_page_dirty_lock(found.page);
-		put_page(found.page);
+	if (ksmdev_get_pages(vma->vm_mm, &map, 1)) {
+		set_page_dirty_lock(map.page);
+		put_page(map.page);
 	}
 }
 
@@ -53,7 +42,7 @@ int ksmdev_unshare(struct vm_area_struct *vma, unsigned long addr)
 
 	if (COMPAT_UNSHARE_IS_WRITE && userfaultfd_wp(vma))
 		return 0;
-	while (is_shared(vma, addr)) {
+	while (ksmdev_look_at(vma, addr) > KSMDEV_ANON) {
 		vm_fault_t fault = handle_mm_fault(vma, addr, COMPAT_FAULT_UNSHARE, NULL);
 
 		if (fault & VM_FAULT_OOM)

@@ -79,102 +79,180 @@ bool ksmdev_table_present(struct mm_struct *mm, unsigned long addr, unsigned lon
 }
 
 /**
- * ksmdev_pte_lock() - lock the page table that maps an address
+ * ksmdev_table_lock() - lock what maps an address
  * @mm: the address space
  * @addr: the address
- * @table: filled in; the page table in it is NULL if there is none (nothing at all,
- *	or a huge page)
+ * @table: filled in: the page table, or the huge page, or neither
  *
- * Context: mmap lock held. A lock is held until ksmdev_pte_unlock(), also if there
- * is no page table.
+ * Context: mmap lock held. A lock is held until ksmdev_table_unlock(), also if there
+ * is nothing.
  */
-void ksmdev_pte_lock(struct mm_struct *mm, unsigned long addr,
-		     struct ksmdev_table *table) __acquires(table->ptl)
+void ksmdev_table_lock(struct mm_struct *mm, unsigned long addr,
+		       struct ksmdev_table *table) __acquires(table->ptl)
 {
 	unsigned long next;
 	pmd_t *pmd = find_pmd(mm, addr, &next);
 	pmd_t seen = pmd ? READ_ONCE(*pmd) : __pmd(0);
 
 	table->pte = NULL;
-	if (pmd_present(seen) && !pmd_leaf(seen) && !pmd_bad(seen)) {
+	table->huge = NULL;
+	table->ptl = &mm->page_table_lock;
+	if (pmd_trans_huge(seen))
+		table->ptl = pmd_lockptr(mm, pmd);
+	else if (pmd_present(seen) && !pmd_leaf(seen) && !pmd_bad(seen))
 		table->ptl = pte_lockptr(mm, pmd);
-		spin_lock(table->ptl);
-		/* Or a huge page came to be here. */
-		if (likely(pmd_same(seen, READ_ONCE(*pmd))))
-			table->pte = pte_offset_kernel(pmd, addr & PMD_MASK);
-	} else {
-		table->ptl = &mm->page_table_lock;
-		spin_lock(table->ptl);
-	}
-}
-
-static void look_at_page(struct page *page, struct ksmdev_found *found)
-{
-	if (PageAnon(page) && !PageKsm(page)) {
-		get_page(page);
-		found->page = page;
-		found->kind = KSMDEV_ANON;
-	} else if (ksmdev_is_kpage(page)) {
-		found->mapcount = ksmdev_kpage_mapcount(ksmdev_page_kpage(page));
-		found->kind = found->mapcount > 1 ? KSMDEV_SHARED : KSMDEV_SINGLE;
-	}
-}
-
-static void look_at_pte(pte_t pte, struct ksmdev_found *found)
-{
-	if (!pte_present(pte) || pte_devmap(pte) || pte_uffd_wp(pte))
+	else
+		pmd = NULL;
+	spin_lock(table->ptl);
+	if (!pmd)
 		return;
-	if (is_zero_pfn(pte_pfn(pte)))
-		found->kind = KSMDEV_ZERO;
-	else if (!pte_special(pte))
-		look_at_page(pte_page(pte), found);
-}
-
-static bool gather_huge(struct mm_struct *mm, unsigned long start,
-			unsigned long end, struct ksmdev_found *found)
-{
-	unsigned long next;
-	pmd_t *pmd = find_pmd(mm, start, &next);
-	spinlock_t *ptl;
-	struct page *page;
-
-	if (!pmd || !pmd_trans_huge(READ_ONCE(*pmd)))
-		return false;
-	ptl = pmd_lock(mm, pmd);
-	if (!pmd_trans_huge(*pmd)) {
-		spin_unlock(ptl);
-		return false;
+	/* A huge page may have come or gone; then there is nothing for this time. */
+	if (pmd_trans_huge(seen)) {
+		if (pmd_trans_huge(READ_ONCE(*pmd)))
+			table->huge = pmd;
+	} else if (likely(pmd_same(seen, READ_ONCE(*pmd)))) {
+		table->pte = pte_offset_kernel(pmd, addr & PMD_MASK);
 	}
-	page = pmd_page(*pmd) + ((start & ~PMD_MASK) >> PAGE_SHIFT);
-	for (; start < end; start += PAGE_SIZE)
-		look_at_page(page++, found++);
-	spin_unlock(ptl);
-	return true;
 }
 
 /**
- * ksmdev_gather() - look at the pages that a range maps
+ * ksmdev_page_look() - what a mapped page is
+ * @page: the page; mapped, under its page table's lock
+ * @look: filled in
+ *
+ * Context: Page table lock held.
+ */
+void ksmdev_page_look(struct page *page, struct ksmdev_look *look)
+{
+	look->mapcount = 0;
+	look->kind = KSMDEV_NONE;
+	if (PageAnon(page) && !PageKsm(page)) {
+		look->kind = KSMDEV_ANON;
+	} else if (ksmdev_is_kpage(page)) {
+		look->mapcount = ksmdev_kpage_mapcount(ksmdev_page_kpage(page));
+		look->kind = look->mapcount > 1 ? KSMDEV_SHARED : KSMDEV_SINGLE;
+	}
+}
+
+static void look_at_pte(pte_t pte, struct ksmdev_look *look)
+{
+	look->mapcount = 0;
+	look->kind = KSMDEV_NONE;
+	if (!pte_present(pte) || pte_devmap(pte) || pte_uffd_wp(pte))
+		return;
+	if (is_zero_pfn(pte_pfn(pte)))
+		look->kind = KSMDEV_ZERO;
+	else if (!pte_special(pte))
+		ksmdev_page_look(pte_page(pte), look);
+}
+
+/* The page of a huge page that maps an address. */
+static struct page *huge_page_at(pmd_t pmd, unsigned long addr)
+{
+	return pmd_page(pmd) + ((addr & ~PMD_MASK) >> PAGE_SHIFT);
+}
+
+/**
+ * ksmdev_look() - look at the pages that a range maps
  * @vma: the mapping that holds the whole range
  * @start: first address
  * @end: last address plus one; in the same page table as @start
- * @found: one for each page of the range, filled in; for KSMDEV_ANON the caller
- *	drops the reference
+ * @look: one for each page of the range, filled in
  *
  * Context: mmap lock held. Takes the page table's lock.
  */
-void ksmdev_gather(struct vm_area_struct *vma, unsigned long start,
-		   unsigned long end, struct ksmdev_found *found)
+void ksmdev_look(struct vm_area_struct *vma, unsigned long start,
+		 unsigned long end, struct ksmdev_look *look)
 {
 	struct mm_struct *mm = vma->vm_mm;
 	struct ksmdev_table table;
 
-	memset(found, 0, ((end - start) >> PAGE_SHIFT) * sizeof(*found));
-	if (gather_huge(mm, start, end, found))
-		return;
-	ksmdev_pte_lock(mm, start, &table);
-	for (; table.pte && start < end; start += PAGE_SIZE)
-		look_at_pte(ptep_get(ksmdev_pte(&table, start)), found++);
-	ksmdev_pte_unlock(&table);
+	ksmdev_table_lock(mm, start, &table);
+	for (; start < end; start += PAGE_SIZE, look++) {
+		if (table.huge)
+			ksmdev_page_look(huge_page_at(*table.huge, start), look);
+		else if (table.pte)
+			look_at_pte(ptep_get(ksmdev_pte(&table, start)), look);
+		else
+			*look = (struct ksmdev_look) { .kind = KSMDEV_NONE };
+	}
+	ksmdev_table_unlock(&table);
+}
+
+/**
+ * ksmdev_look_at() - look at one page
+ * @vma: the mapping
+ * @addr: its address
+ *
+ * Context: mmap lock held. Takes the page table's lock.
+ * Return: what it is.
+ */
+enum ksmdev_kind ksmdev_look_at(struct vm_area_struct *vma, unsigned long addr)
+{
+	struct ksmdev_look look;
+
+	ksmdev_look(vma, addr, addr + PAGE_SIZE, &look);
+	return look.kind;
+}
+
+/* The anonymous page that one entry names, with a reference. */
+static struct page *get_anon(struct page *page)
+{
+	struct ksmdev_look look;
+
+	ksmdev_page_look(page, &look);
+	if (look.kind != KSMDEV_ANON)
+		return NULL;
+	get_page(page);
+	return page;
+}
+
+static struct page *get_anon_at(pte_t pte)
+{
+	struct ksmdev_look look;
+
+	look_at_pte(pte, &look);
+	if (look.kind != KSMDEV_ANON)
+		return NULL;
+	get_page(pte_page(pte));
+	return pte_page(pte);
+}
+
+/**
+ * ksmdev_get_pages() - take references to anonymous pages
+ * @mm: the address space
+ * @map: @addr is read, @page set to the page with a reference, or to NULL if no
+ *	mergeable page is there. An entry that comes with a page is left alone.
+ * @nr: how many; in ascending order, all in one page table
+ *
+ * Context: mmap lock held. Takes the page table's lock.
+ * Return: how many pages were found.
+ */
+unsigned int ksmdev_get_pages(struct mm_struct *mm, struct ksmdev_mapping *map,
+			      unsigned int nr)
+{
+	struct vm_area_struct *vma = NULL;
+	struct ksmdev_table table;
+	unsigned int i, found = 0;
+
+	ksmdev_table_lock(mm, map[0].addr, &table);
+	for (i = 0; i < nr; i++) {
+		struct ksmdev_mapping *m = &map[i];
+
+		if (m->page)
+			continue;
+		if (!vma || m->addr >= vma->vm_end)
+			vma = find_vma(mm, m->addr);
+		if (!vma || m->addr < vma->vm_start || !ksmdev_mergeable(vma))
+			continue;
+		if (table.huge)
+			m->page = get_anon(huge_page_at(*table.huge, m->addr));
+		else if (table.pte)
+			m->page = get_anon_at(ptep_get(ksmdev_pte(&table, m->addr)));
+		found += !!m->page;
+	}
+	ksmdev_table_unlock(&table);
+	return found;
 }
 
 /**

@@ -126,7 +126,7 @@ unsigned int page_wrprotect(struct vm_area_struct *vma,
 
 	if (!nr)
 		return 0;
-	ksmdev_pte_lock(mm, map[0].addr, &table);
+	ksmdev_table_lock(mm, map[0].addr, &table);
 
 	for (i = 0; i < nr; i++) {
 		struct ksmdev_mapping *m = &map[i];
@@ -164,6 +164,6 @@ unsigned int page_wrprotect(struct vm_area_struct *vma,
 		}
 		set_pte_at(mm, m->addr, ksmdev_pte(&table, m->addr), m->pte);
 	}
-	ksmdev_pte_unlock(&table);
+	ksmdev_table_unlock(&table);
 	return done;
 }

@@ -158,6 +158,11 @@ void ksm_merge_all(const struct ksm *k)
 	ksm_passes(k, 4);
 }
 
+void ksm_merge_held(const struct ksm *k)
+{
+	ksm_passes(k, 18);
+}
+
 bool ksm_wait_no_regions(const struct ksm *k)
 {
 	for (int i = 0; i < 100; i++) {

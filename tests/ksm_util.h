@@ -77,6 +77,8 @@ int ksm_stop(int dev);
 void ksm_passes(const struct ksm *k, unsigned int passes);
 /* As many passes as the driver promises to need for full sharing. */
 void ksm_merge_all(const struct ksm *k);
+/* The same for pages that could not be merged for a while: tried now and then. */
+void ksm_merge_held(const struct ksm *k);
 /*
  * Wait until no region is left, scanning meanwhile; false after some seconds.
  */

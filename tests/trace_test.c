@@ -230,7 +230,7 @@ TEST_F(trace, merge_failed)
 	/* Once the pipe lets go it merges, and says so. */
 	ASSERT_EQ((ssize_t)PGSZ, read(p[0], buf, PGSZ));
 	EXPECT_TRUE(ksm_page_is(buf, 1, 0));
-	ksm_merge_all(&self->k);
+	ksm_merge_held(&self->k);
 	self->nr = read_events(self->events);
 	EXPECT_EQ(1, count(self->events, self->nr, "merge"));
 	EXPECT_EQ(1, ksm_distinct(0, mem, 3));

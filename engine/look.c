@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * look.c - read the pages that changed, and see which ones may be merged
+ *
+ * A page may be merged when two looks found the same contents: pages that change all
+ * the time are not worth a place in the index. The second look costs no reading where
+ * mm/watch.c says that nothing was written in between.
+ *
+ * Parts of a large folio cannot be shared. They are looked at like other pages, and
+ * each that has a partner is a vote to split the folio. A split costs time, and the
+ * process its huge mapping; it is done when there are votes enough to pay for that.
+ */
+#include <linux/module.h>
+
+#include "../include/engine.h"
+#include "../include/scan.h"
+#include "../include/trace.h"
+
+/*
+ * How eager to look at an unchanged page again: that was not matched yet; that failed
+ * to be merged once; that fails all the time. The last is looked at in one pass of
+ * many: a page that a device has pinned stays so for long.
+ */
+enum {
+	EAGER_NOT,
+	EAGER_FAILS,
+	EAGER_FAILED,
+	EAGER_NEW,
+};
+
+#define FAILS_INTERVAL 16
+
+/* Where it saves this many pages of 512, a large folio is split. */
+unsigned int ksmdev_thp_split_threshold = 64;
+atomic_long_t ksmdev_thp_splits = ATOMIC_LONG_INIT(0);
+
+static unsigned int eagerness(struct chunk *chunk, unsigned int nr)
+{
+	return chunk->seen[nr] >> KSMDEV_SEEN_WANTED_SHIFT;
+}
+
+static void set_eagerness(struct chunk *chunk, unsigned int nr, unsigned int eager)
+{
+	chunk->seen[nr] = (chunk->seen[nr] & ~KSMDEV_SEEN_WANTED) |
+			  eager << KSMDEV_SEEN_WANTED_SHIFT;
+}
+
+/**
+ * look_eager() - how eager a pass is
+ * @pass: its number
+ *
+ * Context: Any.
+ * Return: how much a page must be wanted to be looked at.
+ */
+unsigned int look_eager(unsigned long pass)
+{
+	return pass % FAILS_INTERVAL ? EAGER_FAILED : EAGER_FAILS;
+}
+
+/**
+ * look_settle() - note what came of a page that might have been merged and was not
+ * @chunk: its chunk, locked
+ * @found: the page
+ *
+ * Context: Process.
+ */
+void look_settle(struct chunk *chunk, struct ksmdev_found *found)
+{
+	struct slot *slot = &chunk->slots[found->nr];
+	unsigned int eager = eagerness(chunk, found->nr);
+
+	/* Not its fault: next time. */
+	if (found->held)
+		return;
+	if (!found->partner)
+		set_eagerness(chunk, found->nr, EAGER_NOT);
+	else if (eager > EAGER_FAILS)
+		set_eagerness(chunk, found->nr, eager - 1);
+	/*
+	 * Others may equal it, too, and have no luck with the same partner. But with so
+	 * many alike in the index, one more would only lengthen the chain.
+	 */
+	if (slot->state == SLOT_VOLATILE && found->alike < INDEX_TRIES)
+		chunk_set(chunk, found->nr, SLOT_UNSHARED, slot->fingerprint);
+}
+
+/**
+ * look_candidate_failed() - a candidate was wanted and could not be merged
+ * @chunk: its chunk, locked
+ * @nr: its slot
+ *
+ * What wanted it may find another partner; then it is the candidate's turn to ask.
+ *
+ * Context: Process.
+ */
+void look_candidate_failed(struct chunk *chunk, unsigned int nr)
+{
+	if (eagerness(chunk, nr) == EAGER_NOT)
+		set_eagerness(chunk, nr, EAGER_FAILS);
+}
+
+/* Contents that were not seen before, or a page whose turn it is to be read anew. */
+static void read_anon(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_found *found)
+{
+	struct slot *slot = &chunk->slots[found->nr];
+	u32 fingerprint = index_zero;
+
+	if (!ksmdev_page_is_zero(found->page))
+		fingerprint = index_fingerprint(found->page);
+	trace_ksmdev_hash(chunk->region->mm, chunk->addr + found->nr * PAGE_SIZE, fingerprint);
+
+	if ((slot->state == SLOT_VOLATILE || slot->state == SLOT_UNSHARED) &&
+	    slot->fingerprint == fingerprint) {
+		found->eligible = true;
+		found->watch = !found->unchanged;
+	} else {
+		chunk_set(chunk, found->nr, SLOT_VOLATILE, fingerprint);
+		scan->fresh = true;
+		found->eligible = scan->at_once;
+	}
+	set_eagerness(chunk, found->nr, EAGER_NEW);
+}
+
+/*
+ * A shared page that only this pte maps. Its other mappers left; or the merge of
+ * the second one failed and comes later, so it gets one more look.
+ */
+static void look_at_single(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int nr)
+{
+	struct slot *slot = &chunk->slots[nr];
+
+	if (slot->state == SLOT_SHARED && slot->fingerprint == SHARED_SINGLE) {
+		scan->single[scan->nr_single++] = nr;
+	} else {
+		chunk_set(chunk, nr, SLOT_SHARED, SHARED_SINGLE);
+		shared_lost_mapper();
+	}
+}
+
+/* Others map the zero page too, as read faults do, and since 6.12 splits of folios. */
+static void look_at_zero(struct chunk *chunk, unsigned int nr)
+{
+	struct slot *slot = &chunk->slots[nr];
+
+	if (slot->state == SLOT_ZERO)
+		return;
+	if (slot->fingerprint == index_zero &&
+	    (slot->state == SLOT_VOLATILE || slot->state == SLOT_UNSHARED))
+		chunk_set(chunk, nr, SLOT_ZERO, 0);
+	else
+		chunk_set(chunk, nr, SLOT_NONE, 0);
+}
+
+static bool is_to_be_read(struct ksmdev_scan *scan, struct chunk *chunk,
+			  struct ksmdev_found *found)
+{
+	enum slot_state state = chunk->slots[found->nr].state;
+
+	return !found->unchanged || scan->again == found->nr ||
+	       (state != SLOT_VOLATILE && state != SLOT_UNSHARED);
+}
+
+/**
+ * look() - look at the pages that were gathered
+ * @scan: the scanning context
+ * @chunk: the chunk they are in, locked
+ * @skipped: how many pages more were visited and not reported
+ *
+ * Context: Process; no mmap lock needed.
+ */
+void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
+{
+	struct ksmdev_counters *counters = &chunk->region->area->counters;
+	unsigned int i, hashed = 0, known = skipped;
+
+	scan->nr_single = 0;
+	for (i = 0; i < scan->nr_found; i++) {
+		struct ksmdev_found *found = &scan->found[i];
+
+		switch (found->kind) {
+		case KSMDEV_ANON:
+			if (!is_to_be_read(scan, chunk, found)) {
+				found->eligible = true;
+				known++;
+				break;
+			}
+			if (i + 1 < scan->nr_found && found[1].page && !found[1].unchanged)
+				ksmdev_prefetch_page(found[1].page);
+			read_anon(scan, chunk, found);
+			hashed++;
+			cond_resched();
+			break;
+		case KSMDEV_SINGLE:
+			look_at_single(scan, chunk, found->nr);
+			known++;
+			break;
+		case KSMDEV_SHARED:
+			chunk_set(chunk, found->nr, SLOT_SHARED, 0);
+			set_eagerness(chunk, found->nr, EAGER_NOT);
+			known++;
+			break;
+		case KSMDEV_ZERO:
+			look_at_zero(chunk, found->nr);
+			set_eagerness(chunk, found->nr, EAGER_NOT);
+			known++;
+			break;
+		default:
+			chunk_set(chunk, found->nr, SLOT_NONE, 0);
+			set_eagerness(chunk, found->nr, EAGER_NOT);
+		}
+	}
+	atomic_long_add(hashed + known, &counters->scanned);
+	atomic_long_add(known, &counters->skipped);
+	atomic_long_add(hashed, &counters->hashed);
+}
+
+/* Do the votes pay for a split? */
+static bool votes_enough(struct chunk *chunk, unsigned int first, unsigned int last)
+{
+	unsigned int nr, votes = 0;
+
+	for (nr = first; nr < last; nr++)
+		votes += chunk->slots[nr].vote;
+	/* In proportion where the folio is smaller, or only a part of it is ours. */
+	return votes * CHUNK_SLOTS >= READ_ONCE(ksmdev_thp_split_threshold) * (last - first);
+}
+
+static void split_kept(struct splitter *splitter)
+{
+	struct chunk *chunk = splitter->chunk;
+	unsigned int nr = splitter->nr, first, last;
+	struct folio *folio;
+
+	if (!splitter->kept)
+		return;
+	folio = page_folio(splitter->kept);
+	first = nr - min_t(unsigned long, nr, folio_page_idx(folio, splitter->kept));
+	last = min_t(unsigned long, CHUNK_SLOTS, first + folio_nr_pages(folio));
+	if (votes_enough(chunk, first, last) && !ksmdev_split(splitter->kept)) {
+		atomic_long_inc(&ksmdev_thp_splits);
+		splitter->split = true;
+		for (nr = first; nr < last; nr++) {
+			if (!chunk->slots[nr].vote)
+				continue;
+			chunk->slots[nr].vote = false;
+			set_eagerness(chunk, nr, EAGER_NEW);
+		}
+	}
+	put_page(splitter->kept);
+	splitter->kept = NULL;
+}
+
+/**
+ * splitter_put() - drop the reference to the next page
+ * @splitter: zeroed before the first one, but for the chunk
+ * @page: the page
+ * @nr: its slot
+ *
+ * Context: @splitter->chunk->lock held. May sleep.
+ */
+void splitter_put(struct splitter *splitter, struct page *page, unsigned int nr)
+{
+	if (splitter->kept && page_folio(splitter->kept) != page_folio(page))
+		split_kept(splitter);
+	if (!splitter->kept && PageCompound(page) && splitter->chunk->slots[nr].vote) {
+		splitter->kept = page;
+		splitter->nr = nr;
+	} else {
+		put_page(page);
+	}
+}
+
+/**
+ * splitter_end() - no more pages come
+ * @splitter: the splitter
+ *
+ * Context: @splitter->chunk->lock held. May sleep.
+ * Return: true if a folio was split.
+ */
+bool splitter_end(struct splitter *splitter)
+{
+	split_kept(splitter);
+	return splitter->split;
+}
+
+/**
+ * let_go() - drop the references to the pages that were gathered
+ * @scan: the scanning context
+ * @chunk: the chunk they are in, locked
+ *
+ * Context: Process. May sleep.
+ * Return: true if a folio was split, so that its pages are worth another look.
+ */
+bool let_go(struct ksmdev_scan *scan, struct chunk *chunk)
+{
+	struct splitter splitter = { .chunk = chunk };
+	unsigned int i;
+
+	for (i = 0; i < scan->nr_found; i++)
+		if (scan->found[i].page)
+			splitter_put(&splitter, scan->found[i].page, scan->found[i].nr);
+	scan->nr_found = 0;
+	return splitter_end(&splitter);
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * match.c - find partners for the pages that may be merged
+ *
+ * In this order: the zero page, a shared page, a candidate. What has one of the first
+ * two is merged with it. Candidates lie in chunks of their own, so they are sorted,
+ * and all that lie in one chunk are looked up, compared and merged together; only
+ * when a candidate has become a shared page do the pages that equal it follow.
+ *
+ * All this is about a batch of pages at a time, so that what a comparison has brought
+ * into the processor's cache is still there when it is repeated under protection.
+ */
+#include <linux/sched/mm.h>
+#include <linux/sort.h>
+
+#include "../include/scan.h"
+
+/* May this call still merge more pages? */
+static bool may_merge(struct ksmdev_scan *scan)
+{
+	return scan->merged + scan->planned < scan->max_merges;
+}
+
+/* A page of a large folio has a partner: that speaks for splitting. */
+static void vote(struct chunk *chunk, unsigned int nr, struct page *page)
+{
+	if (PageCompound(page))
+		chunk->slots[nr].vote = true;
+}
+
+/*
+ * A page of the piece has a partner: the shared page, whose reference is taken over,
+ * or NULL for the zero page.
+ */
+static void plan(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_found *found,
+		 struct page *kpage)
+{
+	found->partner = true;
+	if (PageCompound(found->page)) {
+		vote(chunk, found->nr, found->page);
+		if (kpage)
+			put_page(kpage);
+		return;
+	}
+	scan->map[scan->nr_maps++] = (struct ksmdev_mapping) {
+		.addr = chunk->addr + found->nr * PAGE_SIZE,
+		.page = found->page,
+		.kpage = kpage,
+		.slot = found->nr,
+		.found = found - scan->found,
+	};
+	found->planned = true;
+}
+
+static void find_partner(struct ksmdev_scan *scan, struct chunk *chunk,
+			 struct ksmdev_found *found)
+{
+	u32 fingerprint = chunk->slots[found->nr].fingerprint;
+	u32 numbers[INDEX_TRIES];
+	struct page *kpage;
+	unsigned int i;
+
+	if (!may_merge(scan)) {
+		found->held = true;
+		return;
+	}
+	if (fingerprint == index_zero && ksmdev_page_is_zero(found->page)) {
+		plan(scan, chunk, found, NULL);
+		scan->planned++;
+		return;
+	}
+	kpage = shared_find(fingerprint, found->page);
+	if (kpage) {
+		plan(scan, chunk, found, kpage);
+		scan->planned++;
+		return;
+	}
+	found->alike = index_find(fingerprint, chunk, found->nr, numbers);
+	if (found->alike && (scan->no_room || !shared_room())) {
+		found->held = true;
+		return;
+	}
+	for (i = 0; i < found->alike; i++)
+		scan->want[scan->nr_wants++] = (struct want) {
+			.slot = numbers[i],
+			.found = found - scan->found,
+		};
+	/* The page and the candidate. */
+	if (found->alike)
+		scan->planned += 2;
+	/* At once, so that the next page of the batch finds it. */
+	if (!found->alike) {
+		look_settle(chunk, found);
+		found->eligible = false;
+	}
+}
+
+static int by_slot(const void *a, const void *b)
+{
+	const struct want *x = a, *y = b;
+
+	if (x->slot != y->slot)
+		return x->slot < y->slot ? -1 : 1;
+	return (int)x->found - (int)y->found;
+}
+
+/* The page of a slot, if it is one of those that were gathered. */
+static struct page *page_here(struct ksmdev_scan *scan, unsigned int nr)
+{
+	unsigned int low = 0, high = scan->nr_found;
+
+	while (low < high) {
+		unsigned int mid = (low + high) / 2;
+
+		if (scan->found[mid].nr < nr)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < scan->nr_found && scan->found[low].nr == nr ? scan->found[low].page : NULL;
+}
+
+/*
+ * Look up the candidates that are wanted of one chunk.
+ * Return: how many there are in scan->candidate; @page is NULL where there is none, and
+ * @here where the reference to it is that of the piece.
+ */
+static unsigned int get_candidates(struct ksmdev_scan *scan, struct chunk *chunk,
+				   struct chunk *other, struct want *want, unsigned int nr)
+{
+	struct mm_struct *mm = other->region->mm;
+	unsigned int i, n = 0;
+
+	for (i = 0; i < nr; i++) {
+		unsigned int slot = want[i].slot % CHUNK_SLOTS;
+
+		if (n && scan->candidate[n - 1].slot == slot)
+			continue;
+		scan->candidate[n++] = (struct ksmdev_mapping) {
+			.addr = other->addr + slot * PAGE_SIZE,
+			.slot = slot,
+		};
+		/* A second reference of ours would look like somebody else's. */
+		if (other == chunk)
+			scan->candidate[n - 1].page = page_here(scan, slot);
+		scan->candidate[n - 1].here = scan->candidate[n - 1].page;
+	}
+	if (!mmget_not_zero(mm))
+		return n;
+	if (mmap_read_trylock(mm)) {
+		ksmdev_get_pages(mm, scan->candidate, n);
+		mmap_read_unlock(mm);
+	}
+	/* If we are the last, exit_mmap() is not for us to run. */
+	mmput_async(mm);
+	return n;
+}
+
+/*
+ * Compare a page with a candidate. If they are equal and both can be merged, make the
+ * shared page for both: it is the candidate's @kpage then.
+ */
+static void compare(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_found *found,
+		    struct chunk *other, struct ksmdev_mapping *candidate)
+{
+	struct slot *slot = &other->slots[candidate->slot];
+
+	if (slot->state != SLOT_UNSHARED || candidate->page == found->page)
+		return;
+	if (!ksmdev_pages_identical(candidate->page, found->page))
+		return;
+	found->partner = true;
+	vote(other, candidate->slot, candidate->page);
+	vote(chunk, found->nr, found->page);
+	if (PageCompound(candidate->page) || PageCompound(found->page))
+		return;
+	if (!scan->no_room)
+		candidate->kpage = shared_create(chunk->region->mm, found->page,
+						 chunk->slots[found->nr].fingerprint);
+	if (!candidate->kpage) {
+		/* No need to ask again for each page. */
+		scan->no_room = true;
+		found->held = true;
+	}
+	candidate->found = found - scan->found;
+}
+
+/* What equals the candidates of one chunk, which is locked. */
+static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chunk *other,
+		       struct want *want, unsigned int nr)
+{
+	struct splitter splitter = { .chunk = other };
+	unsigned int i, c = 0, n, nr_pairs = 0;
+
+	if (!other->slots)
+		return;
+	n = get_candidates(scan, chunk, other, want, nr);
+	for (i = 0; i < nr; i++) {
+		struct ksmdev_found *found = &scan->found[want[i].found];
+		struct ksmdev_mapping *candidate;
+
+		while (scan->candidate[c].slot != want[i].slot % CHUNK_SLOTS)
+			c++;
+		candidate = &scan->candidate[c];
+		if (found->planned)
+			continue;
+		if (!candidate->page) {
+			found->partner = true;
+			continue;
+		}
+		if (!candidate->kpage) {
+			compare(scan, chunk, found, other, candidate);
+			/* Planned when the candidate was merged. */
+			found->planned = !!candidate->kpage;
+		} else if (ksmdev_pages_identical(candidate->kpage, found->page)) {
+			get_page(candidate->kpage);
+			plan(scan, chunk, found, candidate->kpage);
+		}
+	}
+	for (i = 0; i < n; i++) {
+		if (!scan->candidate[i].kpage)
+			continue;
+		get_page(scan->candidate[i].kpage);
+		scan->pair[nr_pairs++] = scan->candidate[i];
+	}
+	merge_mappings(scan, other, scan->pair, nr_pairs);
+	for (i = 0; i < nr_pairs; i++) {
+		struct ksmdev_found *found = &scan->found[scan->pair[i].found];
+
+		found->planned = false;
+		if (scan->pair[i].err) {
+			put_page(scan->pair[i].kpage);
+			look_candidate_failed(other, scan->pair[i].slot);
+		} else {
+			plan(scan, chunk, found, scan->pair[i].kpage);
+		}
+	}
+	for (i = 0; i < n; i++)
+		if (scan->candidate[i].page && !scan->candidate[i].here)
+			splitter_put(&splitter, scan->candidate[i].page, scan->candidate[i].slot);
+	splitter_end(&splitter);
+}
+
+/* All pages that want candidates. */
+static void match_wants(struct ksmdev_scan *scan, struct chunk *chunk)
+{
+	unsigned int i, n, j;
+
+	sort(scan->want, scan->nr_wants, sizeof(scan->want[0]), by_slot, NULL);
+	for (i = 0; i < scan->nr_wants; i += n) {
+		struct want *want = &scan->want[i];
+		u32 id = want->slot / CHUNK_SLOTS;
+		struct chunk *other = chunk_by_id(id);
+
+		for (n = 1; i + n < scan->nr_wants && want[n].slot / CHUNK_SLOTS == id; n++)
+			;
+		if (!other)
+			continue;
+		if (other == chunk) {
+			match_with(scan, chunk, other, want, n);
+		} else if (mutex_trylock(&other->lock)) {
+			match_with(scan, chunk, other, want, n);
+			mutex_unlock(&other->lock);
+		} else {
+			/* Another scan is busy with it. */
+			for (j = 0; j < n; j++)
+				scan->found[want[j].found].held = true;
+		}
+		chunk_put(other);
+	}
+}
+
+/* Find partners for a batch of pages, and merge them. */
+static void match_batch(struct ksmdev_scan *scan, struct chunk *chunk, u16 *batch,
+			unsigned int nr)
+{
+	unsigned int i;
+
+	scan->nr_maps = 0;
+	scan->nr_wants = 0;
+	scan->planned = 0;
+	for (i = 0; i < nr; i++)
+		find_partner(scan, chunk, &scan->found[batch[i]]);
+	match_wants(scan, chunk);
+	merge_mappings(scan, chunk, scan->map, scan->nr_maps);
+	for (i = 0; i < scan->nr_maps; i++) {
+		struct ksmdev_mapping *m = &scan->map[i];
+
+		if (m->err)
+			scan->found[m->found].planned = false;
+		/* It changed: what is known of it is not true any more. */
+		if (m->err == -EILSEQ || m->err == -ESTALE)
+			chunk->seen[m->slot] &= ~KSMDEV_SEEN_CLEAN;
+	}
+	for (i = 0; i < nr; i++) {
+		struct ksmdev_found *found = &scan->found[batch[i]];
+
+		if (found->eligible && !found->planned)
+			look_settle(chunk, found);
+	}
+	cond_resched();
+}
+
+/**
+ * match() - merge what may be merged with whatever equals it
+ * @scan: the scanning context, with the pages that were looked at
+ * @chunk: the chunk they are in, locked
+ *
+ * Context: Process; no mmap lock held. May sleep.
+ */
+void match(struct ksmdev_scan *scan, struct chunk *chunk)
+{
+	unsigned int i, n = 0;
+
+	scan->no_room = false;
+	for (i = 0; i < scan->nr_found; i++) {
+		if (scan->found[i].eligible)
+			scan->batch[n++] = i;
+		if (n == MERGE_BATCH || (n && i + 1 == scan->nr_found)) {
+			match_batch(scan, chunk, scan->batch, n);
+			n = 0;
+		}
+	}
+}

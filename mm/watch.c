@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * watch.c - tell pages that were written to from those that were not
+ *
+ * A processor that writes to a page sets the dirty bit of its pte. So a pte that is
+ * cleaned before the page is read, and clean the next time, still maps the contents
+ * that were read. Its dirtiness is passed on to the page, and the TLB is flushed
+ * before the lock is dropped: a processor that remembers the pte as dirty would not
+ * set the bit again, and reclaim, which may put off its own flush of a clean pte,
+ * would miss the write.
+ *
+ * A secondary MMU (KVM) writes through page tables of its own, and no bit of ours
+ * tells. In an mm that has one, a page is watched by making its pte read-only, with
+ * a notification: the next writer of either kind faults, and the pte that it gets is
+ * writable and dirty.
+ *
+ * What is remembered of each page is two bytes: see KSMDEV_SEEN_TAG. A pass over
+ * memory that nobody wrote reads those and the ptes, and no struct page. A write that
+ * leaves no trace in the pte (by a device, through a page that was already pinned),
+ * and another page with the same tag, go unnoticed until the page's turn to be
+ * reported @again: that costs a failed comparison or a merge that comes late, never
+ * a wrong one.
+ */
+#include <linux/pagemap.h>
+
+#include "internal.h"
+
+static u16 tag_of(unsigned long pfn)
+{
+	return (pfn ^ pfn >> 11) & KSMDEV_SEEN_TAG;
+}
+
+/*
+ * Do the contents of a present page tell the same as the last time? @notified: the
+ * mm has a secondary MMU.
+ */
+static bool unchanged(u16 seen, unsigned long pfn, bool dirty, bool writable, bool notified)
+{
+	if (!(seen & KSMDEV_SEEN_CLEAN) || dirty || (seen & KSMDEV_SEEN_TAG) != tag_of(pfn))
+		return false;
+	return !notified || (seen & KSMDEV_SEEN_RDONLY && !writable);
+}
+
+/* What to remember of a page that is given out to be read now. */
+static u16 seen_now(unsigned long pfn, bool dirty, bool writable, bool notified)
+{
+	u16 seen = tag_of(pfn) | KSMDEV_SEEN_PRESENT;
+
+	if (dirty || (notified && writable))
+		return seen;
+	return seen | KSMDEV_SEEN_CLEAN | (writable ? 0 : KSMDEV_SEEN_RDONLY);
+}
+
+static bool is_asked_for(u16 seen, unsigned int nr, const struct ksmdev_gather *how)
+{
+	return seen >> KSMDEV_SEEN_WANTED_SHIFT >= how->eager || how->again == nr;
+}
+
+/*
+ * Report a page.
+ * Return: false if there is no reason to.
+ */
+static bool report(struct page *page, unsigned int nr, bool same,
+		   struct ksmdev_gather *how, struct ksmdev_found *found)
+{
+	struct ksmdev_look look = { .kind = KSMDEV_ZERO };
+
+	if (page)
+		ksmdev_page_look(page, &look);
+	if (same && !is_asked_for(how->seen[nr], nr, how) &&
+	    look.kind != KSMDEV_SHARED && look.kind != KSMDEV_SINGLE)
+		return false;
+	*found = (struct ksmdev_found) { .nr = nr, .kind = look.kind, .unchanged = same };
+	if (look.kind == KSMDEV_ANON) {
+		get_page(page);
+		found->page = page;
+	}
+	return true;
+}
+
+/* Nothing that can be merged is there any more. */
+static unsigned int report_none(unsigned int nr, u16 *seen, struct ksmdev_found *found)
+{
+	if (!seen[nr])
+		return 0;
+	seen[nr] = 0;
+	*found = (struct ksmdev_found) { .nr = nr, .kind = KSMDEV_NONE };
+	return 1;
+}
+
+static void clean_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep)
+{
+	pte_t pte = ptep_get_and_clear(vma->vm_mm, addr, ptep);
+
+	set_page_dirty(pte_page(pte));
+	set_pte_at(vma->vm_mm, addr, ptep, pte_mkclean(pte));
+}
+
+static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
+				 unsigned long end, pte_t *table, struct ksmdev_gather *how,
+				 struct ksmdev_found *found)
+{
+	bool notified = mm_has_notifiers(vma->vm_mm);
+	unsigned long first = ULONG_MAX, last = 0;
+	unsigned int n = 0, skipped = 0;
+
+	for (; addr < end; addr += PAGE_SIZE) {
+		unsigned int nr = (addr & ~PMD_MASK) >> PAGE_SHIFT;
+		pte_t pte = table ? ptep_get(table + nr) : __pte(0);
+		u16 *seen = &how->seen[nr];
+		bool same, dirty, zero;
+
+		if (!pte_present(pte)) {
+			n += report_none(nr, how->seen, &found[n]);
+			continue;
+		}
+		same = unchanged(*seen, pte_pfn(pte), pte_dirty(pte),
+				 compat_pte_may_write(pte), notified);
+		if (same && !is_asked_for(*seen, nr, how) && !how->shared) {
+			skipped++;
+			continue;
+		}
+		zero = is_zero_pfn(pte_pfn(pte));
+		if (pte_devmap(pte) || pte_uffd_wp(pte) || (pte_special(pte) && !zero)) {
+			n += report_none(nr, how->seen, &found[n]);
+			continue;
+		}
+		if (!report(zero ? NULL : pte_page(pte), nr, same, how, &found[n])) {
+			skipped++;
+			continue;
+		}
+		dirty = pte_dirty(pte);
+		if (found[n].kind == KSMDEV_ANON && dirty && !notified) {
+			clean_pte(vma, addr, table + nr);
+			first = min(first, addr);
+			last = addr + PAGE_SIZE;
+			dirty = false;
+		}
+		if (!same)
+			*seen = seen_now(pte_pfn(pte), dirty, compat_pte_may_write(pte), notified);
+		n++;
+	}
+	if (last)
+		ksmdev_flush_tlb(vma, first, last);
+	how->skipped += skipped;
+	return n;
+}
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/*
+ * Change a huge page's pmd in one step: a pmd that is none for a moment would look
+ * like a hole to MADV_DONTNEED. The caller flushes the TLB.
+ */
+static void change_huge(struct vm_area_struct *vma, unsigned long addr, pmd_t *pmdp, pmd_t pmd)
+{
+	pmd_t old = pmdp_establish(vma, addr & PMD_MASK, pmdp, pmd);
+
+	if (pmd_dirty(old))
+		set_page_dirty(pmd_page(old));
+}
+
+static unsigned int gather_huge(struct vm_area_struct *vma, unsigned long addr,
+				unsigned long end, pmd_t *pmdp,
+				struct ksmdev_gather *how, struct ksmdev_found *found)
+{
+	bool notified = mm_has_notifiers(vma->vm_mm);
+	pmd_t pmd = *pmdp;
+	bool dirty = pmd_dirty(pmd);
+	unsigned int n = 0;
+
+	/* One bit for all its pages, even if this call is about some of them. */
+	if (dirty && !notified && how->whole) {
+		unsigned int nr;
+
+		change_huge(vma, addr, pmdp, pmd_mkclean(pmd));
+		ksmdev_flush_tlb(vma, addr & PMD_MASK, (addr & PMD_MASK) + PMD_SIZE);
+		for (nr = 0; nr < PTRS_PER_PTE; nr++)
+			how->seen[nr] &= ~KSMDEV_SEEN_CLEAN;
+		dirty = false;
+	}
+	for (; addr < end; addr += PAGE_SIZE) {
+		unsigned int nr = (addr & ~PMD_MASK) >> PAGE_SHIFT;
+		unsigned long pfn = pmd_pfn(pmd) + nr;
+		u16 *seen = &how->seen[nr];
+		bool same = unchanged(*seen, pfn, dirty, pmd_write(pmd), notified);
+
+		if (same && !is_asked_for(*seen, nr, how)) {
+			how->skipped++;
+			continue;
+		}
+		if (!report(pfn_to_page(pfn), nr, same, how, &found[n]))
+			continue;
+		if (!same)
+			*seen = seen_now(pfn, dirty, pmd_write(pmd), notified);
+		n++;
+	}
+	return n;
+}
+
+/* Make a huge page read-only. */
+static void watch_huge(struct vm_area_struct *vma, unsigned long addr, pmd_t *pmdp)
+{
+	change_huge(vma, addr, pmdp, pmd_mkclean(pmd_wrprotect(*pmdp)));
+	ksmdev_flush_tlb(vma, addr & PMD_MASK, (addr & PMD_MASK) + PMD_SIZE);
+}
+#else
+static unsigned int gather_huge(struct vm_area_struct *vma, unsigned long addr,
+				unsigned long end, pmd_t *pmdp,
+				struct ksmdev_gather *how, struct ksmdev_found *found)
+{
+	return 0;
+}
+
+static void watch_huge(struct vm_area_struct *vma, unsigned long addr, pmd_t *pmdp)
+{
+}
+#endif
+
+/**
+ * ksmdev_gather() - find the pages that changed, and those that are asked for
+ * @vma: the mapping that holds the whole range
+ * @start: first address
+ * @end: last address plus one; in the same page table as @start
+ * @how: what is remembered of the pages, and which ones are asked for
+ * @found: filled in, in ascending order; room for each page of the range. For
+ *	KSMDEV_ANON the caller drops the reference.
+ *
+ * The contents of a page that is reported as changed are to be read after this
+ * call: a later write is noticed by the next one.
+ *
+ * Context: mmap lock held. Takes the page table's lock. Nobody else uses @how->seen.
+ * Return: how many pages were reported.
+ */
+unsigned int ksmdev_gather(struct vm_area_struct *vma, unsigned long start,
+			   unsigned long end, struct ksmdev_gather *how,
+			   struct ksmdev_found *found)
+{
+	struct ksmdev_table table;
+	unsigned int n;
+
+	ksmdev_table_lock(vma->vm_mm, start, &table);
+	if (table.huge)
+		n = gather_huge(vma, start, end, table.huge, how, found);
+	else
+		n = gather_table(vma, start, end, table.pte, how, found);
+	ksmdev_table_unlock(&table);
+	return n;
+}
+
+static bool watch_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *ptep,
+		      struct page *page)
+{
+	pte_t pte = ptep_get(ptep);
+
+	if (!pte_present(pte) || pte_special(pte) || pte_page(pte) != page)
+		return false;
+	pte = ptep_get_and_clear(vma->vm_mm, addr, ptep);
+	if (pte_dirty(pte))
+		set_page_dirty(page);
+	pte = pte_mkclean(pte);
+	if (compat_pte_may_write(pte))
+		pte = compat_pte_wrprotect(pte);
+	set_pte_at(vma->vm_mm, addr, ptep, pte);
+	return true;
+}
+
+static void note_watched(u16 *seen, struct page *page)
+{
+	*seen = (*seen & KSMDEV_SEEN_WANTED) | seen_now(page_to_pfn(page), false, false, true);
+}
+
+/* Only if all pages of a huge page are to be watched. */
+static bool all_watched(struct ksmdev_found *found, unsigned int nr, pmd_t pmd)
+{
+	unsigned int i;
+
+	if (nr != PTRS_PER_PTE)
+		return false;
+	for (i = 0; i < nr; i++)
+		if (!found[i].watch || found[i].page != pmd_page(pmd) + i)
+			return false;
+	return true;
+}
+
+/**
+ * ksmdev_watch_writes() - make pages read-only, so that the next write leaves a trace
+ * @vma: the mapping that holds them
+ * @base: the first address of their page table
+ * @found: the pages; those with @watch are meant
+ * @nr: how many; in ascending order
+ * @seen: what is remembered of the pages of that page table; kept up to date
+ *
+ * Only for an mm with a secondary MMU; elsewhere dirty bits tell and cost nothing. A
+ * huge page is made read-only if all its pages are meant.
+ *
+ * Context: mmap lock held and a notifier window open over all addresses, for a huge
+ * page over all of it. Takes the page table's lock.
+ */
+void ksmdev_watch_writes(struct vm_area_struct *vma, unsigned long base,
+			 struct ksmdev_found *found, unsigned int nr, u16 *seen)
+{
+	struct ksmdev_table table;
+	bool changed = false;
+	unsigned int i;
+
+	ksmdev_table_lock(vma->vm_mm, base, &table);
+	if (table.huge && all_watched(found, nr, *table.huge)) {
+		watch_huge(vma, base, table.huge);
+		for (i = 0; i < nr; i++)
+			note_watched(&seen[i], found[i].page);
+	}
+	for (i = 0; table.pte && i < nr; i++) {
+		struct ksmdev_found *f = &found[i];
+
+		if (!f->watch || !watch_pte(vma, base + f->nr * PAGE_SIZE,
+					    table.pte + f->nr, f->page))
+			continue;
+		note_watched(&seen[f->nr], f->page);
+		changed = true;
+	}
+	if (changed)
+		ksmdev_flush_tlb(vma, base, base + PMD_SIZE);
+	ksmdev_table_unlock(&table);
+}
