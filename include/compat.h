@@ -28,6 +28,8 @@
 #define COMPAT_SPLIT_TO_ORDER	SINCE(6, 9)
 /* Until 6.6 the end of a notifier window had to be told not to skip a call. */
 #define COMPAT_NOTIFIER_ONLY_END (!SINCE(6, 6))
+/* User-Mode Linux has its own, inline; x86 keeps the one it has from modules. */
+#define COMPAT_FLUSH_TLB_INLINE	IS_ENABLED(CONFIG_UML)
 
 /* 6.6 brought shadow stacks, 6.11 droppable memory: neither may be merged. */
 #ifndef VM_SHADOW_STACK
@@ -47,7 +49,10 @@ static inline void compat_add_mm_counter(struct mm_struct *mm, int member, long 
 #endif
 }
 
-/* 6.3: the range no longer names a vma. */
+/*
+ * 6.3: the range no longer names a vma. Without MMU notifiers, as on User-Mode
+ * Linux, it has nothing but its addresses.
+ */
 static inline void compat_notifier_range_init(struct mmu_notifier_range *range,
 					      struct vm_area_struct *vma,
 					      unsigned long start, unsigned long end)

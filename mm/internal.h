@@ -25,18 +25,33 @@
 #define KSMDEV_RMAP_SYMBOLS(X) X(page_add_file_rmap) X(page_remove_rmap)
 #endif
 
-#if COMPAT_SPLIT_TO_ORDER
+#ifndef CONFIG_TRANSPARENT_HUGEPAGE
+#define KSMDEV_SPLIT_SYMBOLS(X)
+#elif COMPAT_SPLIT_TO_ORDER
 #define KSMDEV_SPLIT_SYMBOLS(X) X(split_huge_page_to_list_to_order)
 #else
 #define KSMDEV_SPLIT_SYMBOLS(X) X(split_huge_page_to_list)
 #endif
 
+#ifdef CONFIG_MMU_NOTIFIER
+#define KSMDEV_NOTIFIER_SYMBOLS(X)			\
+	X(__mmu_notifier_invalidate_range_start)	\
+	X(__mmu_notifier_invalidate_range_end)
+#else
+#define KSMDEV_NOTIFIER_SYMBOLS(X)
+#endif
+
+#if COMPAT_FLUSH_TLB_INLINE
+#define KSMDEV_TLB_SYMBOLS(X)
+#else
+#define KSMDEV_TLB_SYMBOLS(X) X(flush_tlb_mm_range)
+#endif
+
 #define KSMDEV_SYMBOLS(X)			\
-	X(__mmu_notifier_invalidate_range_start)\
-	X(__mmu_notifier_invalidate_range_end)	\
-	X(flush_tlb_mm_range)			\
 	X(folio_free_swap)			\
 	X(lru_add_drain_all)			\
+	KSMDEV_NOTIFIER_SYMBOLS(X)		\
+	KSMDEV_TLB_SYMBOLS(X)			\
 	KSMDEV_RMAP_SYMBOLS(X)			\
 	KSMDEV_SPLIT_SYMBOLS(X)
 
@@ -75,7 +90,11 @@ static inline pte_t *ksmdev_pte(struct ksmdev_table *table, unsigned long addr)
 static inline void ksmdev_flush_tlb(struct vm_area_struct *vma,
 				    unsigned long start, unsigned long end)
 {
+#if COMPAT_FLUSH_TLB_INLINE
+	flush_tlb_range(vma, start, end);
+#else
 	static_call(ksmdev_flush_tlb_mm_range)(vma->vm_mm, start, end, PAGE_SHIFT, false);
+#endif
 }
 
 #endif /* KSMDEV_MM_INTERNAL_H */

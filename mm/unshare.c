@@ -5,6 +5,7 @@
  * By a page fault that the process never made: the kernel's own copy-on-write
  * code allocates, charges and maps the copy.
  */
+#include <linux/mm.h>
 #include <linux/userfaultfd_k.h>
 
 #include "internal.h"

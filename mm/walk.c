@@ -270,7 +270,9 @@ int ksmdev_split(struct page *page)
 
 	if (!folio_trylock(folio))
 		return -EBUSY;
-#if COMPAT_SPLIT_TO_ORDER
+#ifndef CONFIG_TRANSPARENT_HUGEPAGE
+	err = -EBUSY;
+#elif COMPAT_SPLIT_TO_ORDER
 	err = static_call(ksmdev_split_huge_page_to_list_to_order)(page, NULL, 0);
 #else
 	err = static_call(ksmdev_split_huge_page_to_list)(page, NULL);

@@ -39,10 +39,12 @@ void ksmdev_notify_start(struct mmu_notifier_range *range,
 			 unsigned long start, unsigned long end)
 {
 	compat_notifier_range_init(range, vma, start, end);
+#ifdef CONFIG_MMU_NOTIFIER
 	if (mm_has_notifiers(vma->vm_mm)) {
 		range->flags |= MMU_NOTIFIER_RANGE_BLOCKABLE;
 		static_call(ksmdev___mmu_notifier_invalidate_range_start)(range);
 	}
+#endif
 }
 
 /**
@@ -53,12 +55,14 @@ void ksmdev_notify_start(struct mmu_notifier_range *range,
  */
 void ksmdev_notify_end(struct mmu_notifier_range *range)
 {
+#ifdef CONFIG_MMU_NOTIFIER
 	if (!mm_has_notifiers(range->mm))
 		return;
 #if COMPAT_NOTIFIER_ONLY_END
 	static_call(ksmdev___mmu_notifier_invalidate_range_end)(range, false);
 #else
 	static_call(ksmdev___mmu_notifier_invalidate_range_end)(range);
+#endif
 #endif
 }
 
