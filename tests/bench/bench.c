@@ -1,0 +1,960 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * bench.c - ksmd and /dev/ksm side by side: same kernel, same processes, same bytes
+ *
+ * For each workload, processes are made which fill their memory, have one of the
+ * two scan it while that is measured, empty and fill it again with the same bytes,
+ * and have the other one scan it; then the whole is repeated in the other order.
+ *
+ * Each value that was measured is printed as a line "sample", tab, workload, figure,
+ * unit, who, value; tests/bench/report makes the table of them. Other lines tell how
+ * it goes on. No figure is judged here.
+ *
+ * A pass is over when full_scans says so, or when KSM_SCAN has visited as many pages
+ * as are registered. CPU time is that of the scanner's threads, from the scheduler.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../ksm_util.h"
+#include "scanner.h"
+
+#define MIB		(1UL << 20)
+#define HUGE_SIZE	(2 * MIB)
+#define MIB_PAGES	(MIB / PGSZ)
+#define MAX_WORKERS	4
+
+/* What to measure of a workload. */
+enum {
+	CONVERGE	= 1 << 0,	/* from attaching to 99 % of what can be saved */
+	TWO_PASSES	= 1 << 1,	/* the first two passes, where nothing can be saved */
+	IDLE		= 1 << 2,	/* passes over memory that nobody writes */
+	CHURN		= 1 << 3,	/* passes with a tenth of it rewritten before each */
+	FIRST_WRITE	= 1 << 4,	/* how long a write to a merged page takes */
+	LATENCY		= 1 << 5,	/* random writes of another process meanwhile */
+	SPEED_UP	= 1 << 6,	/* two threads against one */
+	TLB		= 1 << 7,	/* interrupts for flushes while merging */
+	COST		= 1 << 8,	/* CPU a page instead of in all */
+	SPARSE		= 1 << 9,	/* a few pages in a large range */
+	SLOW		= 1 << 10,	/* takes ksmd long: left out under emulation */
+	NEVER_KSMD	= 1 << 11,	/* takes it hours: it looks at each address */
+};
+
+/**
+ * struct workload - what memory is filled with
+ * @name: in the results
+ * @workers: number of processes
+ * @mib: memory of each
+ * @page: write page @index of worker @rank
+ * @saved: of 1000 pages that all workers have, how many can be saved
+ * @what: what to measure
+ * @huge: on huge pages
+ * @zero: there are zero pages among them
+ */
+struct workload {
+	const char *name;
+	unsigned int workers;
+	size_t mib;
+	void (*page)(uint64_t *page, size_t rank, size_t index);
+	unsigned int saved;
+	unsigned int what;
+	bool huge;
+	bool zero;
+};
+
+/* Shared between all processes. */
+static struct {
+	atomic_bool stop;
+	atomic_long left;	/* pages that callers of KSM_SCAN still have to visit */
+	atomic_int ready;
+} *common;
+
+static const struct workload *load;
+static size_t load_pages;	/* of one worker */
+static char *base;		/* where they all have them */
+static struct ksm_child worker[MAX_WORKERS];
+static double begin;
+
+/*
+ * Contents
+ */
+
+static void unique_page(uint64_t *page, uint64_t seed, size_t index)
+{
+	uint64_t x = (seed + 1) * 0x9e3779b97f4a7c15 ^ (index + 1) * 0xd1342543de82ef95;
+	size_t i;
+
+	for (i = 0; i < PGSZ / sizeof(*page); i++) {
+		x = x * 0x5851f42d4c957f2d + 0x14057b7ef767814f;
+		page[i] = x;
+	}
+}
+
+/* Whose pages nobody else has. */
+#define PRIVATE(rank) (1000 + (rank))
+#define COMMON 2008
+
+/* A field map that all have, seven tenths of the memory, and data of one's own. */
+static void fieldmap_page(uint64_t *page, size_t rank, size_t index)
+{
+	unique_page(page, index < load_pages / 10 * 7 ? COMMON : PRIVATE(rank), index);
+}
+
+/* The same in one process: four quarters that are like four processes. */
+static void quarters_page(uint64_t *page, size_t rank, size_t index)
+{
+	size_t quarter = load_pages / 4;
+
+	(void)rank;
+	index %= quarter * 4;
+	unique_page(page, index % quarter < quarter / 10 * 7 ? COMMON : PRIVATE(index / quarter),
+		    index % quarter);
+}
+
+static void zero_page(uint64_t *page, size_t rank, size_t index)
+{
+	if (index % 10 < 6)
+		memset(page, 0, PGSZ);
+	else
+		unique_page(page, PRIVATE(rank), index);
+}
+
+static void own_page(uint64_t *page, size_t rank, size_t index)
+{
+	unique_page(page, PRIVATE(rank), index);
+}
+
+/* Equal but for the last eight bytes. */
+static void tail_page(uint64_t *page, size_t rank, size_t index)
+{
+	unique_page(page, COMMON, 0);
+	page[PGSZ / sizeof(*page) - 1] = rank << 32 | index;
+}
+
+/* All the same. */
+static void same_page(uint64_t *page, size_t rank, size_t index)
+{
+	(void)rank;
+	(void)index;
+	unique_page(page, COMMON, 0);
+}
+
+#define SPARSE_PAGES 64
+
+#define FIELDMAP(name, mib, what) \
+	{ name, 4, mib, fieldmap_page, 3 * 700, what, false, false }
+#define GROWTH(name, mib, what) FIELDMAP("growth " name, (mib) / 4, CONVERGE | COST | (what))
+
+static const struct workload workloads[] = {
+	FIELDMAP("fieldmap", 128, CONVERGE | IDLE | CHURN | FIRST_WRITE | LATENCY | SPEED_UP),
+	{ "fieldmap in one process", 1, 256, quarters_page, 3 * 700 / 4, CONVERGE | TLB,
+	  false, false },
+	{ "zero", 4, 128, zero_page, 4 * 600, CONVERGE | IDLE | FIRST_WRITE, false, true },
+	{ "unique", 4, 128, own_page, 0, TWO_PASSES | IDLE, false, false },
+	{ "tail", 4, 128, tail_page, 0, TWO_PASSES | IDLE, false, false },
+	{ "thp", 4, 128, fieldmap_page, 3 * 700, CONVERGE | IDLE, true, false },
+	GROWTH("64 MiB", 64, 0),
+	GROWTH("512 MiB", 512, 0),
+	GROWTH("2 GiB", 2048, SLOW),
+	GROWTH("8 GiB", 8192, SLOW),
+	{ "sparse, 4 GiB", 1, 4UL << 10, same_page, 0, SPARSE, false, false },
+	{ "sparse, 32 TiB", 1, 32UL << 20, same_page, 0, SPARSE | NEVER_KSMD, false, false },
+};
+
+/*
+ * Output
+ */
+
+static void __attribute__((format(printf, 1, 2))) say(const char *format, ...)
+{
+	va_list args;
+
+	printf("%6.1f s  ", now() - begin);
+	va_start(args, format);
+	vprintf(format, args);
+	va_end(args);
+	putchar('\n');
+}
+
+static void sample(const char *workload, const char *figure, const char *unit,
+		   const struct scanner *scanner, double value)
+{
+	if (value == UNKNOWN)
+		return;
+	printf("sample\t%s\t%s\t%s\t%s\t%.9g\n", workload, figure, unit, scanner->name, value);
+}
+
+/*
+ * In the workers
+ */
+
+static long fill(long rank, long unused, long unused2, long unused3)
+{
+	size_t step = load->what & SPARSE ? load_pages / SPARSE_PAGES : 1, i;
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	pin_to_cpu(0, ANY_CPU);
+	for (i = 0; i < load_pages; i += step)
+		load->page((uint64_t *)ksm_page(base, i), rank, i);
+	return 0;
+}
+
+/* Contents that no page had before, in a tenth of the pages: each @round in another. */
+static long rewrite(long rank, long round, long unused, long unused2)
+{
+	size_t i;
+
+	(void)unused;
+	(void)unused2;
+	for (i = round % 10; i < load_pages; i += 10)
+		unique_page((uint64_t *)ksm_page(base, i), 10000 + 100 * round + rank, i);
+	return 0;
+}
+
+/* In pages. */
+static long pss(long unused, long unused2, long unused3, long unused4)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	(void)unused4;
+	return ksm_smaps(base, "Pss");
+}
+
+static long huge(long unused, long unused2, long unused3, long unused4)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	(void)unused4;
+	return ksm_smaps(base, "AnonHugePages");
+}
+
+static inline uint64_t ticks(void)
+{
+	return __builtin_ia32_rdtsc();
+}
+
+/* Nanoseconds a tick. */
+static double tick_length(void)
+{
+	double start = now();
+	uint64_t from = ticks();
+
+	while (now() - start < 0.05)
+		;
+	return (now() - start) * 1e9 / (ticks() - from);
+}
+
+static int compare(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * The median time of a first write, in ns, over pages that are spread over @npages: each
+ * the first of ten, which is merged in all workloads that have such pages.
+ */
+static long first_write(long npages, long unused, long unused2, long unused3)
+{
+	enum { COUNT = 1000 };
+	static uint64_t took[COUNT];
+	size_t i;
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	for (i = 0; i < COUNT; i++) {
+		volatile uint64_t *p = (uint64_t *)ksm_page(base, npages * i / COUNT / 10 * 10);
+		uint64_t from = ticks();
+
+		*p = *p + 1;
+		took[i] = ticks() - from;
+	}
+	qsort(took, COUNT, sizeof(*took), compare);
+	return took[COUNT / 2] * tick_length();
+}
+
+/* Let the other CPU have this process's page tables all the time. */
+static void *spin(void *unused)
+{
+	volatile char *p = base;
+	size_t i = 0;
+
+	(void)unused;
+	pin_to_cpu(0, 1);
+	atomic_fetch_add(&common->ready, 1);
+	while (!atomic_load(&common->stop)) {
+		(void)p[i % load_pages * PGSZ];
+		i += 97;
+	}
+	return NULL;
+}
+
+static long spin_start(long unused, long unused2, long unused3, long unused4)
+{
+	pthread_t thread;
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	(void)unused4;
+	errno = pthread_create(&thread, NULL, spin, NULL);
+	if (errno)
+		ksm_die("pthread_create: %m");
+	pthread_detach(thread);
+	return 0;
+}
+
+/*
+ * A loop of random writes for so many milliseconds: the 99th percentile of how long
+ * 64 of them take, in ns.
+ */
+static long random_writes(long ms, long unused, long unused2, long unused3)
+{
+	enum { WRITES = 64, MOST = 1 << 21 };
+	static uint64_t took[MOST];
+	double end = now() + ms / 1000.0;
+	uint64_t x = 88172645463325252;
+	size_t n = 0, i;
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	pin_to_cpu(0, 1);
+	while (n < MOST) {
+		uint64_t from = ticks();
+
+		for (i = 0; i < WRITES; i++) {
+			x ^= x << 13;
+			x ^= x >> 7;
+			x ^= x << 17;
+			/* What was there: pages stay different from each other. */
+			((volatile uint64_t *)ksm_page(base, x % load_pages))[x >> 55] = x;
+		}
+		took[n++] = ticks() - from;
+		if (n % 64 == 0 && now() >= end)
+			break;
+	}
+	pin_to_cpu(0, ANY_CPU);
+	qsort(took, n, sizeof(*took), compare);
+	return took[n * 99 / 100] * tick_length();
+}
+
+/* Call KSM_SCAN on a CPU of its own until all is visited. */
+static long scan_share(long caller, long unused, long unused2, long unused3)
+{
+	enum { BITE = 4096 };
+	struct ksm_user_scan scan = { .pages_to_scan = BITE };
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	pin_to_cpu(0, caller);
+	while (atomic_fetch_sub(&common->left, BITE) > 0)
+		if (ioctl(scan_fd[caller], KSM_SCAN, &scan))
+			ksm_die("KSM_SCAN: %m");
+	pin_to_cpu(0, ANY_CPU);
+	return 0;
+}
+
+/*
+ * The workers, from outside
+ */
+
+/* Have all workers run fn(rank, a) at the same time; the sum of what it returns. */
+static long tell_all(ksm_fn fn, long a)
+{
+	unsigned int i;
+	long sum = 0;
+
+	for (i = 0; i < load->workers; i++)
+		ksm_call_start(&worker[i], fn, i, a, 0, 0);
+	for (i = 0; i < load->workers; i++)
+		sum += ksm_call_finish(&worker[i]);
+	return sum;
+}
+
+static void attach_all(const struct scanner *scanner)
+{
+	unsigned int i;
+
+	scanner->prepare(load->zero);
+	for (i = 0; i < load->workers; i++)
+		ksm_call(&worker[i], scanner->attach, base, load_pages, 0);
+}
+
+static void detach_all(const struct scanner *scanner)
+{
+	unsigned int i;
+
+	for (i = 0; i < load->workers; i++)
+		ksm_call(&worker[i], scanner->detach, base, load_pages, 0);
+	scanner->finish();
+}
+
+/* Memory for the workers, at a place that all will have it; untouched here. */
+static bool map_memory(void)
+{
+	size_t size = load_pages * PGSZ;
+	char *p = mmap(NULL, size + 2 * HUGE_SIZE, PROT_NONE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return false;
+	/* No other mapping can become part of it, and of its Pss. */
+	base = (char *)(((uintptr_t)p + HUGE_SIZE) & ~(HUGE_SIZE - 1));
+	if (base == p)
+		base += HUGE_SIZE;
+	if (mprotect(base, size, PROT_READ | PROT_WRITE))
+		ksm_die("mprotect: %m");
+	/* A kernel without huge pages knows neither. */
+	if (madvise(base, size, load->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) && load->huge)
+		return false;
+	return true;
+}
+
+/*
+ * Measuring
+ */
+
+/* A point of the curve of what was saved. */
+struct point {
+	double wall;
+	double cpu;
+	double saved;
+};
+
+static unsigned long all_pages(void)
+{
+	return load->workers * load_pages;
+}
+
+static double possible(void)
+{
+	return (double)load_pages * load->saved / 1000;
+}
+
+static void wait_ms(double ms)
+{
+	usleep(ms * 1000);
+}
+
+/* Where between two points the curve crossed @goal. */
+static struct point crossing(struct point a, struct point b, double goal)
+{
+	double f = b.saved > a.saved ? (goal - a.saved) / (b.saved - a.saved) : 1;
+
+	return (struct point) {
+		.wall = a.wall + f * (b.wall - a.wall),
+		.cpu = a.cpu + f * (b.cpu - a.cpu),
+		.saved = goal,
+	};
+}
+
+static struct point look(const struct scanner *scanner, struct point start)
+{
+	struct point p = { .cpu = scanner_cpu(scanner), .wall = now() };
+
+	p.cpu -= start.cpu;
+	p.wall -= start.wall;
+	/* The value is of a moment later: reading it takes time. */
+	p.saved = scanner->saved() - start.saved;
+	return p;
+}
+
+/* Let /dev/ksm visit so many pages; the wall and CPU time of that. */
+static struct point scan(unsigned long pages)
+{
+	struct ksm_user_scan scan;
+	struct point p = { .wall = now(), .cpu = own_cpu() };
+
+	while (pages) {
+		scan.pages_to_scan = pages < 1U << 30 ? pages : 1U << 30;
+		scan.max_pages_to_merge = 0;
+		pages -= scan.pages_to_scan;
+		if (ioctl(scan_fd[0], KSM_SCAN, &scan))
+			ksm_die("KSM_SCAN: %m");
+	}
+	p.cpu = own_cpu() - p.cpu;
+	p.wall = now() - p.wall;
+	return p;
+}
+
+#define MOST_PASSES 20
+
+/*
+ * With one CPU, to watch the thread would cost more of its time than what it does:
+ * so it is not the thread that scans but we, bit by bit, and look in between.
+ */
+static bool converge_in_bites(const struct scanner *scanner, double goal, struct point *at)
+{
+	unsigned long bite = all_pages() / 64;
+	double before = scanner->saved();
+	struct point last = { }, next, took;
+	unsigned int i;
+
+	for (i = 0; i < MOST_PASSES * 64; i++) {
+		took = scan(bite);
+		next.wall = last.wall + took.wall;
+		next.cpu = last.cpu + took.cpu;
+		next.saved = scanner->saved() - before;
+		if (next.saved >= goal) {
+			*at = crossing(last, next, goal);
+			return true;
+		}
+		last = next;
+	}
+	*at = last;
+	return false;
+}
+
+/* Start the scanner and wait for @goal. It runs when this returns, if it is a thread. */
+static bool converge(const struct scanner *scanner, double goal, struct point *at)
+{
+	struct point start = { .wall = now() }, last = { }, next = { };
+	double passes;
+
+	if (scanner == &ksmdev && clock_is_coarse) {
+		bool done = converge_in_bites(scanner, goal, at);
+
+		scanner->start();
+		return done;
+	}
+	passes = scanner->full_scans();
+	start.saved = scanner->saved();
+	start.cpu = scanner_cpu(scanner);
+	start.wall = now();
+	scanner->start();
+	for (;;) {
+		/* Often enough for the curve, seldom enough not to cost anything. */
+		wait_ms(5 + 1000 * next.wall / 40);
+		next = look(scanner, start);
+		if (next.saved >= goal) {
+			*at = crossing(last, next, goal);
+			return true;
+		}
+		if (scanner->full_scans() > passes + MOST_PASSES)
+			break;
+		last = next;
+	}
+	*at = next;
+	return false;
+}
+
+/* Wait for the end of a pass. */
+static double next_pass(const struct scanner *scanner, double passes)
+{
+	double n;
+
+	do {
+		wait_ms(clock_is_coarse ? 5 : 2);
+		n = scanner->full_scans();
+	} while (n <= passes);
+	return n;
+}
+
+/* The scanner runs; let it finish @n passes. */
+static void let_pass(const struct scanner *scanner, unsigned int n)
+{
+	double from = scanner->full_scans(), passes = from;
+
+	while (passes < from + n)
+		passes = next_pass(scanner, passes);
+}
+
+/* CPU of a pass over memory that nobody writes; the scanner runs. */
+static double idle(const struct scanner *scanner)
+{
+	double from = next_pass(scanner, scanner->full_scans()), passes = from;
+	double start = now(), cpu = scanner_cpu(scanner);
+
+	do {
+		passes = next_pass(scanner, passes);
+	} while (now() - start < 1 || passes < from + 3);
+	return (scanner_cpu(scanner) - cpu) / (passes - from);
+}
+
+/* So many whole passes from a standing start; it stands again afterwards. */
+static struct point some_passes(const struct scanner *scanner, unsigned int n)
+{
+	struct point p = { };
+	double from, passes;
+
+	if (scanner == &ksmdev)
+		return scan(n * all_pages());
+	from = passes = scanner->full_scans();
+	p.wall = now();
+	p.cpu = scanner_cpu(scanner);
+	scanner->start();
+	while (passes < from + n)
+		passes = next_pass(scanner, passes);
+	p.cpu = scanner_cpu(scanner) - p.cpu;
+	p.wall = now() - p.wall;
+	scanner->stop();
+	return p;
+}
+
+#define CHURN_PASSES 4
+
+static void churn(const struct scanner *scanner)
+{
+	unsigned int round;
+	double cpu = 0;
+
+	for (round = 0; round < CHURN_PASSES; round++) {
+		tell_all(rewrite, round);
+		cpu += some_passes(scanner, 1).cpu;
+	}
+	sample("churn", "churn pass, CPU", "ns/page", scanner,
+	       cpu / CHURN_PASSES / all_pages() * 1e9);
+}
+
+/* The sum of the line of flushes, over all CPUs. */
+static double tlb_interrupts(void)
+{
+	FILE *f = fopen("/proc/interrupts", "re");
+	double sum = UNKNOWN;
+	char line[4096], *p;
+
+	while (f && fgets(line, sizeof(line), f)) {
+		p = strstr(line, "TLB:");
+		if (!p)
+			continue;
+		sum = 0;
+		for (p += 4;;) {
+			char *end;
+			unsigned long n = strtoul(p, &end, 10);
+
+			if (end == p)
+				break;
+			sum += n;
+			p = end;
+		}
+	}
+	if (f)
+		fclose(f);
+	return sum;
+}
+
+/* Wait until what was freed with RCU's help is free. */
+static double free_pages(void)
+{
+	long before, after = ksm_memfree();
+	int i;
+
+	for (i = 0; i < 20; i++) {
+		before = after;
+		usleep(50000);
+		after = ksm_memfree();
+		if (labs(after - before) < 32)
+			break;
+	}
+	return after;
+}
+
+/* One side, from memory that is filled. */
+static void measure(const struct scanner *scanner)
+{
+	double pss_before, pss_after, free_before, cost;
+	double splits = ksmdev_stat("thp_splits");
+	double hashed = ksmdev_stat("pages_hashed"), skipped = ksmdev_stat("pages_skipped");
+	double flushes = UNKNOWN;
+	const char *name = load->name;
+	struct point p = { };
+	bool done = true;
+
+	tell_all(fill, 0);
+	if (load->huge)
+		say("thp: %.1f %% of the memory is on huge pages",
+		    100.0 * tell_all(huge, 0) / all_pages());
+	pss_before = tell_all(pss, 0);
+	free_before = free_pages();
+	if (load->what & TLB) {
+		atomic_store(&common->stop, false);
+		atomic_store(&common->ready, 0);
+		tell_all(spin_start, 0);
+		while (!atomic_load(&common->ready))
+			usleep(1000);
+	}
+	attach_all(scanner);
+	ksmdev_reset_hold();
+	flushes = tlb_interrupts();
+
+	if (load->what & CONVERGE) {
+		done = converge(scanner, 0.99 * possible(), &p);
+	} else {
+		p = some_passes(scanner, 2);
+		scanner->start();
+	}
+	if (load->what & TLB)
+		flushes = tlb_interrupts() - flushes;
+	if (!done)
+		say("%s, %s: only %.1f %% of what is possible after %d passes", name,
+		    scanner->name, 100 * p.saved / possible(), MOST_PASSES);
+	/* What is left to merge, and then what the scanner calls old. */
+	let_pass(scanner, 3);
+	if (load->what & IDLE) {
+		cost = idle(scanner) / all_pages() * 1e9;
+		sample(name, "idle pass, CPU", "ns/page", scanner, cost);
+		say("%s, %s: idle pass %.1f ns a page", name, scanner->name, cost);
+	}
+	scanner->stop();
+
+	pss_after = tell_all(pss, 0);
+	if (load->what & CONVERGE) {
+		if (done && load->what & COST) {
+			sample(name, "CPU to 99 %", "us/page", scanner,
+			       p.cpu / all_pages() * 1e6);
+		} else if (done && !(load->what & TLB)) {
+			sample(name, "CPU to 99 %", "s", scanner, p.cpu);
+			sample(name, "wall to 99 %", "s", scanner, p.wall);
+		}
+		say("%s, %s: 99 %% after %.3f s CPU, %.3f s", name, scanner->name, p.cpu, p.wall);
+		sample(name, "memory saved (Pss)", "MiB", scanner,
+		       (pss_before - pss_after) / MIB_PAGES);
+		sample(name, "memory freed, net", "MiB", scanner,
+		       (free_pages() - free_before) / MIB_PAGES);
+	} else {
+		sample(name, "first two passes, CPU", "s", scanner, p.cpu);
+		say("%s, %s: first two passes %.3f s CPU", name, scanner->name, p.cpu);
+	}
+	if (load->what & TLB && flushes >= 0 && done)
+		sample(name, "TLB flush interrupts", "/merged page", scanner,
+		       flushes / p.saved);
+	if (!(load->what & TLB))
+		sample(name, "metadata", "bytes/page", scanner,
+		       scanner->metadata() / all_pages());
+	if (scanner == &ksmdev) {
+		sample(name, "longest lock hold", "us", scanner,
+		       ksmdev_stat("longest_hold_us"));
+		if (splits != UNKNOWN && load->huge)
+			sample(name, "huge pages split", "pages", scanner,
+			       ksmdev_stat("thp_splits") - splits);
+		if (hashed != UNKNOWN)
+			say("%s, %s: %.0f pages hashed, %.0f skipped", name, scanner->name,
+			    ksmdev_stat("pages_hashed") - hashed,
+			    ksmdev_stat("pages_skipped") - skipped);
+	}
+	if (load->what & FIRST_WRITE) {
+		long ns = ksm_call(&worker[0], first_write, load_pages / 10 * 6, 0, 0);
+
+		sample(name, "first write to a merged page", "us", scanner, ns / 1000.0);
+	}
+	if (load->what & CHURN)
+		churn(scanner);
+	atomic_store(&common->stop, true);
+	detach_all(scanner);
+}
+
+/*
+ * A process next to the others, whose memory is scanned too: how long do its writes
+ * take? Once with nobody scanning, then with each of the two.
+ */
+static void latency(const struct scanner *scanner)
+{
+	struct ksm_child *other = &worker[0];
+	long alone, with;
+
+	tell_all(fill, 0);
+	attach_all(scanner);
+	alone = ksm_call(other, random_writes, 2000, 0, 0);
+	scanner->start();
+	ksm_call_start(other, random_writes, 4000, 0, 0, 0);
+	with = ksm_call_finish(other);
+	scanner->stop();
+	detach_all(scanner);
+	say("%s, %s: 64 random writes, 99 %%: alone %.2f us, while scanning %.2f us",
+	    load->name, scanner->name, alone / 1000.0, with / 1000.0);
+	sample(load->name, "p99 of 64 random writes, alone", "us", scanner, alone / 1000.0);
+	sample(load->name, "p99 of 64 random writes, scanned", "us", scanner, with / 1000.0);
+	sample(load->name, "p99, scanned against alone", "times", scanner, (double)with / alone);
+}
+
+#define SPEED_UP_PASSES 3
+
+/* The same work, done by callers of KSM_SCAN on so many CPUs; how long it takes. */
+static double share_work(unsigned int callers)
+{
+	double start, took;
+	unsigned int i;
+
+	tell_all(fill, 0);
+	attach_all(&ksmdev);
+	atomic_store(&common->left, SPEED_UP_PASSES * all_pages());
+	start = now();
+	for (i = 0; i < callers; i++)
+		ksm_call_start(&worker[i], scan_share, i, 0, 0, 0);
+	for (i = 0; i < callers; i++)
+		ksm_call_finish(&worker[i]);
+	took = now() - start;
+	if (ksmdev.saved() < 0.99 * possible())
+		say("%s: %u callers of KSM_SCAN: only %.1f %% of what is possible after %d passes",
+		    load->name, callers, 100 * ksmdev.saved() / possible(), SPEED_UP_PASSES);
+	detach_all(&ksmdev);
+	return took;
+}
+
+static void speed_up(void)
+{
+	double one, two;
+
+	if (cpus() < 2)
+		return;
+	one = share_work(1);
+	two = share_work(2);
+	say("%s: KSM_SCAN, %d passes: one caller %.3f s, two %.3f s", load->name,
+	    SPEED_UP_PASSES, one, two);
+	sample(load->name, "speed-up of 2 threads", "times", &ksmdev, one / two);
+}
+
+/* A range that is nearly all holes: what a pass costs, and what there is to know of it. */
+static void sparse(const struct scanner *scanner)
+{
+	double pass;
+
+	tell_all(fill, 0);
+	attach_all(scanner);
+	scanner->start();
+	let_pass(scanner, 4);
+	pass = idle(scanner);
+	scanner->stop();
+	say("%s, %s: a pass takes %.1f us CPU; saved %.0f of %d pages", load->name, scanner->name,
+	    pass * 1e6, scanner->saved(), SPARSE_PAGES - 1);
+	sample(load->name, "idle pass, CPU", "us", scanner, pass * 1e6);
+	sample(load->name, "metadata", "bytes", scanner, scanner->metadata());
+	sample(load->name, "memory saved (own count)", "pages", scanner, scanner->saved());
+	detach_all(scanner);
+}
+
+static void with(const struct scanner *scanner, void (*what)(const struct scanner *), bool slow)
+{
+	if (scanner == &ksmd && (load->what & NEVER_KSMD || (load->what & SLOW && !slow)))
+		return;
+	what(scanner);
+}
+
+static void both(unsigned int round, void (*what)(const struct scanner *), bool slow)
+{
+	with(round % 2 ? &ksmdev : &ksmd, what, slow);
+	with(round % 2 ? &ksmd : &ksmdev, what, slow);
+}
+
+/* Processes of their own for each workload and round, the same ones for both sides. */
+static void run(const struct workload *workload, unsigned int round, bool quick, bool slow)
+{
+	size_t size = workload->mib * MIB;
+	unsigned int i;
+
+	load = workload;
+	load_pages = size / PGSZ;
+	if (!map_memory()) {
+		say("%s: this kernel has no room for such a mapping", load->name);
+		return;
+	}
+	for (i = 0; i < load->workers; i++)
+		ksm_spawn(&worker[i]);
+	if (load->what & SPARSE)
+		both(round, sparse, slow);
+	else
+		both(round, measure, slow);
+	if (!quick && load->what & LATENCY && cpus() > 1)
+		both(round, latency, slow);
+	if (!quick && load->what & SPEED_UP)
+		speed_up();
+	for (i = 0; i < load->workers; i++)
+		ksm_end(&worker[i]);
+	munmap(base, size);
+}
+
+static void __attribute__((noreturn)) usage(int status)
+{
+	fprintf(status ? stderr : stdout,
+		"Usage: bench [-q] [-s] [-r ROUNDS] [-w NAME]...\n"
+		"Measure ksmd and /dev/ksm. As root, with nobody else using either.\n"
+		"  -q  only fieldmap: convergence, idle and churn passes\n"
+		"  -s  let ksmd do also what takes it long\n"
+		"  -r  how often (3); the order of the two changes each time\n"
+		"  -w  only workloads whose names begin so\n");
+	exit(status);
+}
+
+static bool wanted(const char *name, char *const *names, unsigned int n)
+{
+	unsigned int i;
+
+	for (i = 0; i < n; i++)
+		if (!strncmp(name, names[i], strlen(names[i])))
+			return true;
+	return !n;
+}
+
+int main(int argc, char **argv)
+{
+	unsigned int rounds = 3, nr_names = 0, round, i;
+	bool quick = false, slow = false;
+	char *names[16];
+	int option;
+
+	while ((option = getopt(argc, argv, "qsr:w:h")) != -1) {
+		switch (option) {
+		case 'q':
+			quick = true;
+			break;
+		case 's':
+			slow = true;
+			break;
+		case 'r':
+			rounds = atoi(optarg);
+			break;
+		case 'w':
+			if (nr_names < 16)
+				names[nr_names++] = optarg;
+			break;
+		case 'h':
+			usage(0);
+		default:
+			usage(2);
+		}
+	}
+	if (optind < argc || !rounds)
+		usage(2);
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	begin = now();
+	common = mmap(NULL, sizeof(*common), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		      -1, 0);
+	if (common == MAP_FAILED)
+		ksm_die("mmap: %m");
+	scanners_open();
+	say("%d CPU(s)%s", cpus(), clock_is_coarse ?
+	    "; the scheduler counts in ticks, so CPU time is the time that passes" : "");
+	/* The one that the scanner is not on. */
+	pin_to_cpu(0, 1);
+	for (i = 0; i < sizeof(workloads) / sizeof(*workloads); i++) {
+		if (!wanted(workloads[i].name, names, nr_names) || (quick && i))
+			continue;
+		for (round = 0; round < rounds; round++) {
+			say("%s, round %u of %u", workloads[i].name, round + 1, rounds);
+			run(&workloads[i], round, quick, slow);
+		}
+	}
+	say("done");
+	return EXIT_SUCCESS;
+}

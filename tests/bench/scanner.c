@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * scanner.c - ksmd and /dev/ksm behind one interface, for bench.c
+ */
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../ksm_util.h"
+#include "scanner.h"
+
+#define KSMD_DIR	"/sys/kernel/mm/ksm/"
+#define KSMDEV_DIR	"/sys/class/misc/ksm/"
+
+int scan_fd[2];
+bool clock_is_coarse;
+static int dev_fd;
+/* A worker's own. */
+static int area_fd = -1;
+
+double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+double own_cpu(void)
+{
+	struct timespec ts;
+
+	if (clock_is_coarse)
+		return now();
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+int cpus(void)
+{
+	return sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+void pin_to_cpu(int pid, int cpu)
+{
+	cpu_set_t set;
+
+	if (cpus() < 2)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(cpu == ANY_CPU ? 0 : cpu, &set);
+	if (cpu == ANY_CPU)
+		CPU_SET(1, &set);
+	if (sched_setaffinity(pid, sizeof(set), &set))
+		ksm_die("cannot pin process %d to CPU %d: %m", pid, cpu);
+}
+
+double read_number(const char *path)
+{
+	double value = UNKNOWN;
+	FILE *f = fopen(path, "re");
+
+	if (!f)
+		return UNKNOWN;
+	if (fscanf(f, "%lf", &value) != 1)
+		value = UNKNOWN;
+	fclose(f);
+	return value;
+}
+
+static double stat_in(const char *dir, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s%s", dir, name);
+	return read_number(path);
+}
+
+double ksmdev_stat(const char *name)
+{
+	return stat_in(KSMDEV_DIR, name);
+}
+
+void ksmdev_reset_hold(void)
+{
+	ksm_write_file(KSMDEV_DIR "longest_hold_us", "0");
+}
+
+/*
+ * The threads
+ */
+
+#define MAX_THREADS 65
+
+static int threads[MAX_THREADS];
+static unsigned int nr_threads;
+
+static bool is_thread_of(const char *pid, const char *name)
+{
+	char path[300], comm[32] = "";
+	size_t length = strlen(name);
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%s/comm", pid);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	if (!fgets(comm, sizeof(comm), f))
+		comm[0] = 0;
+	fclose(f);
+	return !strncmp(comm, name, length) && (comm[length] == '\n' || comm[length] == '/');
+}
+
+static void find_threads(const char *name)
+{
+	struct dirent *entry;
+	DIR *dir = opendir("/proc");
+
+	nr_threads = 0;
+	while (dir && (entry = readdir(dir)))
+		if (isdigit(entry->d_name[0]) && is_thread_of(entry->d_name, name) &&
+		    nr_threads < MAX_THREADS)
+			threads[nr_threads++] = atoi(entry->d_name);
+	if (dir)
+		closedir(dir);
+	if (!nr_threads)
+		ksm_die("there is no thread called %s", name);
+}
+
+double scanner_cpu(const struct scanner *scanner)
+{
+	double sum = 0;
+	unsigned int i;
+
+	if (clock_is_coarse)
+		return now();
+	if (!nr_threads)
+		find_threads(scanner->thread);
+	for (i = 0; i < nr_threads; i++) {
+		char path[64];
+		double ns;
+
+		snprintf(path, sizeof(path), "/proc/%d/schedstat", threads[i]);
+		ns = read_number(path);
+		if (ns < 0)
+			ksm_die("%s cannot be read: the kernel must have CONFIG_SCHED_INFO", path);
+		sum += ns / 1e9;
+	}
+	return sum;
+}
+
+static void take_threads(const char *name)
+{
+	unsigned int i;
+
+	find_threads(name);
+	/* The other one is for who works meanwhile. */
+	for (i = 0; i < nr_threads; i++)
+		pin_to_cpu(threads[i], 0);
+}
+
+/*
+ * ksmd
+ */
+
+static void ksmd_set(const char *name, const char *value)
+{
+	char path[128];
+	int err;
+
+	snprintf(path, sizeof(path), KSMD_DIR "%s", name);
+	err = ksm_write_file(path, value);
+	if (err)
+		ksm_die("cannot write %s to %s: %s", value, path, strerror(-err));
+}
+
+static long ksmd_attach(long addr, long npages, long unused, long unused2)
+{
+	(void)unused;
+	(void)unused2;
+	if (madvise((void *)addr, npages * PGSZ, MADV_MERGEABLE))
+		ksm_die("MADV_MERGEABLE: %m: the kernel must have CONFIG_KSM");
+	return 0;
+}
+
+static long ksmd_detach(long addr, long npages, long unused, long unused2)
+{
+	(void)unused;
+	(void)unused2;
+	if (madvise((void *)addr, npages * PGSZ, MADV_DONTNEED) ||
+	    madvise((void *)addr, npages * PGSZ, MADV_UNMERGEABLE))
+		ksm_die("madvise: %m");
+	return 0;
+}
+
+static void ksmd_prepare(bool zero)
+{
+	ksmd_set("run", "0");
+	/*
+	 * As fast as it can: no sleep. run=0 waits for a batch to end, so that is
+	 * not larger than it must be for the time between batches not to count.
+	 */
+	ksmd_set("pages_to_scan", "1000");
+	ksmd_set("sleep_millisecs", "0");
+	ksmd_set("use_zero_pages", zero ? "1" : "0");
+	take_threads("ksmd");
+}
+
+static void ksmd_finish(void)
+{
+	ksmd_set("run", "2");
+	ksmd_set("run", "0");
+}
+
+static void ksmd_start(void)
+{
+	ksmd_set("run", "1");
+}
+
+static void ksmd_stop(void)
+{
+	ksmd_set("run", "0");
+}
+
+static double ksmd_saved(void)
+{
+	double zero = stat_in(KSMD_DIR, "ksm_zero_pages");
+
+	return stat_in(KSMD_DIR, "pages_sharing") + (zero > 0 ? zero : 0);
+}
+
+static double ksmd_full_scans(void)
+{
+	return stat_in(KSMD_DIR, "full_scans");
+}
+
+/* general_profit is what is saved less the rmap_items; stable_nodes are not in it. */
+static double ksmd_metadata(void)
+{
+	return ksmd_saved() * PGSZ - stat_in(KSMD_DIR, "general_profit");
+}
+
+const struct scanner ksmd = {
+	.name = "ksmd",
+	.thread = "ksmd",
+	.attach = ksmd_attach,
+	.detach = ksmd_detach,
+	.prepare = ksmd_prepare,
+	.finish = ksmd_finish,
+	.start = ksmd_start,
+	.stop = ksmd_stop,
+	.saved = ksmd_saved,
+	.full_scans = ksmd_full_scans,
+	.metadata = ksmd_metadata,
+};
+
+/*
+ * /dev/ksm
+ */
+
+static long ksmdev_attach(long addr, long npages, long unused, long unused2)
+{
+	int err;
+
+	(void)unused;
+	(void)unused2;
+	area_fd = ioctl(dev_fd, KSM_CREATE_SHARED_MEMORY_AREA);
+	if (area_fd < 0)
+		ksm_die("KSM_CREATE_SHARED_MEMORY_AREA: %m");
+	err = ksm_register(area_fd, (void *)addr, npages);
+	if (err)
+		ksm_die("KSM_REGISTER_MEMORY_REGION: %s", strerror(-err));
+	return 0;
+}
+
+static long ksmdev_detach(long addr, long npages, long unused, long unused2)
+{
+	(void)unused;
+	(void)unused2;
+	close(area_fd);
+	area_fd = -1;
+	if (madvise((void *)addr, npages * PGSZ, MADV_DONTNEED))
+		ksm_die("MADV_DONTNEED: %m");
+	return 0;
+}
+
+static void ksmdev_prepare(bool zero)
+{
+	(void)zero;
+	take_threads("kksmd");
+}
+
+static void ksmdev_finish(void)
+{
+	struct ksm k = { .dev = dev_fd, .scan = scan_fd[0] };
+
+	if (!ksm_wait_no_regions(&k))
+		ksm_die("regions of /dev/ksm do not go away: is somebody else using it?");
+}
+
+static void ksmdev_start(void)
+{
+	/* It returns from a scan of any length when it is told to stop. */
+	int err = ksm_start(dev_fd, UINT32_MAX, 0, 0);
+
+	if (err)
+		ksm_die("KSM_START_STOP_KTHREAD: %s", strerror(-err));
+}
+
+static void ksmdev_stop(void)
+{
+	if (ksm_stop(dev_fd))
+		ksm_die("KSM_START_STOP_KTHREAD: cannot stop the thread");
+}
+
+static double ksmdev_saved(void)
+{
+	return ksmdev_stat("pages_sharing") + ksmdev_stat("zero_pages");
+}
+
+static double ksmdev_full_scans(void)
+{
+	return ksmdev_stat("full_scans");
+}
+
+static double ksmdev_metadata(void)
+{
+	return ksmdev_stat("metadata_bytes");
+}
+
+const struct scanner ksmdev = {
+	.name = "ksmdev",
+	.thread = "kksmd",
+	.attach = ksmdev_attach,
+	.detach = ksmdev_detach,
+	.prepare = ksmdev_prepare,
+	.finish = ksmdev_finish,
+	.start = ksmdev_start,
+	.stop = ksmdev_stop,
+	.saved = ksmdev_saved,
+	.full_scans = ksmdev_full_scans,
+	.metadata = ksmdev_metadata,
+};
+
+/* In what steps does the scheduler count? */
+static bool find_if_coarse(void)
+{
+	double start = now(), first, next;
+	struct timespec ts;
+
+	do {
+		clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+		first = ts.tv_nsec;
+		do {
+			clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+			next = ts.tv_nsec;
+		} while (next == first);
+		if (next > first && next - first < 1e6)
+			return false;
+	} while (now() - start < 0.1);
+	return true;
+}
+
+void scanners_open(void)
+{
+	struct ksm k;
+
+	ksm_begin(&k);
+	dev_fd = k.dev;
+	scan_fd[0] = k.scan;
+	scan_fd[1] = ioctl(dev_fd, KSM_CREATE_SCAN);
+	if (scan_fd[1] < 0)
+		ksm_die("KSM_CREATE_SCAN: %m");
+	clock_is_coarse = find_if_coarse();
+	if (clock_is_coarse && cpus() > 1)
+		ksm_die("the scheduler's clock is too coarse, and there is more than one CPU");
+}
