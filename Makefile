@@ -7,11 +7,12 @@
 #	make demo		see memory come back, in a VM
 #	make check		build and test everything on both stock kernels
 #	make check-debug	the same tests on a kernel with all its debugging on
+#	make bench		against the kernel's ksmd (QUICK=1: in four minutes)
 #	make static		the static checks alone
 #	make install		module, tools, udev rule, man pages, DKMS source
 #	make clean
 #
-# demo, check and check-debug install what they need through apt: scripts/setup.
+# demo, check, check-debug and bench install what they need through apt: scripts/setup.
 
 VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
 
@@ -72,6 +73,11 @@ check: setup
 PHONY += check-debug
 check-debug: setup
 	@tests/debug/check
+
+PHONY += bench
+bench:
+	@scripts/setup --bench
+	@tests/bench/run $(if $(QUICK),-q)
 
 PHONY += static
 static: setup
