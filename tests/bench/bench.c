@@ -49,7 +49,6 @@ enum {
 	COST		= 1 << 8,	/* CPU a page instead of in all */
 	SPARSE		= 1 << 9,	/* a few pages in a large range */
 	SLOW		= 1 << 10,	/* takes ksmd long: left out under emulation */
-	NEVER_KSMD	= 1 << 11,	/* takes it hours: it looks at each address */
 };
 
 /**
@@ -84,6 +83,8 @@ static struct {
 static const struct workload *load;
 static size_t load_pages;	/* of one worker */
 static char *base;		/* where they all have them */
+static char *place;		/* that, with space around it */
+static size_t place_size;
 static struct ksm_child worker[MAX_WORKERS];
 static double begin;
 
@@ -159,7 +160,7 @@ static void same_page(uint64_t *page, size_t rank, size_t index)
 
 static const struct workload workloads[] = {
 	FIELDMAP("fieldmap", 128, CONVERGE | IDLE | CHURN | FIRST_WRITE | LATENCY | SPEED_UP),
-	{ "fieldmap in one process", 1, 256, quarters_page, 3 * 700 / 4, CONVERGE | TLB,
+	{ "fieldmap in one process", 1, 32, quarters_page, 3 * 700 / 4, CONVERGE | TLB,
 	  false, false },
 	{ "zero", 4, 128, zero_page, 4 * 600, CONVERGE | IDLE | FIRST_WRITE, false, true },
 	{ "unique", 4, 128, own_page, 0, TWO_PASSES | IDLE, false, false },
@@ -170,7 +171,7 @@ static const struct workload workloads[] = {
 	GROWTH("2 GiB", 2048, SLOW),
 	GROWTH("8 GiB", 8192, SLOW),
 	{ "sparse, 4 GiB", 1, 4UL << 10, same_page, 0, SPARSE, false, false },
-	{ "sparse, 32 TiB", 1, 32UL << 20, same_page, 0, SPARSE | NEVER_KSMD, false, false },
+	{ "sparse, 32 TiB", 1, 32UL << 20, same_page, 0, SPARSE, false, false },
 };
 
 /*
@@ -199,6 +200,24 @@ static void sample(const char *workload, const char *figure, const char *unit,
 /*
  * In the workers
  */
+
+/* Memory that nobody touched, nor its page tables. */
+static long renew(long unused, long unused2, long unused3, long unused4)
+{
+	size_t size = load_pages * PGSZ;
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	(void)unused4;
+	if (mmap(base, size, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		ksm_die("mmap of %zu MiB: %m", size / MIB);
+	/* A kernel without huge pages knows neither. */
+	if (madvise(base, size, load->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) && load->huge)
+		ksm_die("MADV_HUGEPAGE: %m");
+	return 0;
+}
 
 static long fill(long rank, long unused, long unused2, long unused3)
 {
@@ -404,29 +423,25 @@ static void detach_all(const struct scanner *scanner)
 {
 	unsigned int i;
 
+	tell_all(renew, 0);
 	for (i = 0; i < load->workers; i++)
-		ksm_call(&worker[i], scanner->detach, base, load_pages, 0);
+		ksm_call(&worker[i], scanner->detach, 0, 0, 0);
 	scanner->finish();
 }
 
-/* Memory for the workers, at a place that all will have it; untouched here. */
+/* A place for the workers' memory, the same in all; nothing else is next to it. */
 static bool map_memory(void)
 {
-	size_t size = load_pages * PGSZ;
-	char *p = mmap(NULL, size + 2 * HUGE_SIZE, PROT_NONE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t size = load_pages * PGSZ + 2 * HUGE_SIZE;
+	char *p = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (p == MAP_FAILED)
 		return false;
-	/* No other mapping can become part of it, and of its Pss. */
 	base = (char *)(((uintptr_t)p + HUGE_SIZE) & ~(HUGE_SIZE - 1));
 	if (base == p)
 		base += HUGE_SIZE;
-	if (mprotect(base, size, PROT_READ | PROT_WRITE))
-		ksm_die("mprotect: %m");
-	/* A kernel without huge pages knows neither. */
-	if (madvise(base, size, load->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) && load->huge)
-		return false;
+	place = p;
+	place_size = size;
 	return true;
 }
 
@@ -845,7 +860,7 @@ static void sparse(const struct scanner *scanner)
 
 static void with(const struct scanner *scanner, void (*what)(const struct scanner *), bool slow)
 {
-	if (scanner == &ksmd && (load->what & NEVER_KSMD || (load->what & SLOW && !slow)))
+	if (scanner == &ksmd && load->what & SLOW && !slow)
 		return;
 	what(scanner);
 }
@@ -859,17 +874,28 @@ static void both(unsigned int round, void (*what)(const struct scanner *), bool 
 /* Processes of their own for each workload and round, the same ones for both sides. */
 static void run(const struct workload *workload, unsigned int round, bool quick, bool slow)
 {
-	size_t size = workload->mib * MIB;
 	unsigned int i;
 
 	load = workload;
-	load_pages = size / PGSZ;
+	load_pages = load->mib * MIB_PAGES;
 	if (!map_memory()) {
 		say("%s: this kernel has no room for such a mapping", load->name);
 		return;
 	}
+	if (load->huge && access("/sys/kernel/mm/transparent_hugepage", F_OK)) {
+		say("%s: this kernel has no huge pages", load->name);
+		return;
+	}
+	if (!(load->what & SPARSE) && all_pages() > 0.95 * ksm_memfree()) {
+		say("%s: left out, for only %ld MiB of memory are free", load->name,
+		    ksm_memfree() / MIB_PAGES);
+		return;
+	}
+	if (load->huge)
+		ksm_write_file("/proc/sys/vm/compact_memory", "1");
 	for (i = 0; i < load->workers; i++)
 		ksm_spawn(&worker[i]);
+	tell_all(renew, 0);
 	if (load->what & SPARSE)
 		both(round, sparse, slow);
 	else
@@ -880,7 +906,7 @@ static void run(const struct workload *workload, unsigned int round, bool quick,
 		speed_up();
 	for (i = 0; i < load->workers; i++)
 		ksm_end(&worker[i]);
-	munmap(base, size);
+	munmap(place, place_size);
 }
 
 static void __attribute__((noreturn)) usage(int status)

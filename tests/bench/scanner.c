@@ -193,13 +193,13 @@ static long ksmd_attach(long addr, long npages, long unused, long unused2)
 	return 0;
 }
 
-static long ksmd_detach(long addr, long npages, long unused, long unused2)
+/* That the memory is gone is enough. */
+static long ksmd_detach(long unused, long unused2, long unused3, long unused4)
 {
 	(void)unused;
 	(void)unused2;
-	if (madvise((void *)addr, npages * PGSZ, MADV_DONTNEED) ||
-	    madvise((void *)addr, npages * PGSZ, MADV_UNMERGEABLE))
-		ksm_die("madvise: %m");
+	(void)unused3;
+	(void)unused4;
 	return 0;
 }
 
@@ -268,6 +268,8 @@ const struct scanner ksmd = {
  * /dev/ksm
  */
 
+#define REGION_PAGES (1L << 31)
+
 static long ksmdev_attach(long addr, long npages, long unused, long unused2)
 {
 	int err;
@@ -277,20 +279,27 @@ static long ksmdev_attach(long addr, long npages, long unused, long unused2)
 	area_fd = ioctl(dev_fd, KSM_CREATE_SHARED_MEMORY_AREA);
 	if (area_fd < 0)
 		ksm_die("KSM_CREATE_SHARED_MEMORY_AREA: %m");
-	err = ksm_register(area_fd, (void *)addr, npages);
-	if (err)
-		ksm_die("KSM_REGISTER_MEMORY_REGION: %s", strerror(-err));
+	/* A region may have 2^32 - 1 pages at most. */
+	while (npages) {
+		long n = npages < REGION_PAGES ? npages : REGION_PAGES;
+
+		err = ksm_register(area_fd, (void *)addr, n);
+		if (err)
+			ksm_die("KSM_REGISTER_MEMORY_REGION: %s", strerror(-err));
+		addr += n * PGSZ;
+		npages -= n;
+	}
 	return 0;
 }
 
-static long ksmdev_detach(long addr, long npages, long unused, long unused2)
+static long ksmdev_detach(long unused, long unused2, long unused3, long unused4)
 {
 	(void)unused;
 	(void)unused2;
+	(void)unused3;
+	(void)unused4;
 	close(area_fd);
 	area_fd = -1;
-	if (madvise((void *)addr, npages * PGSZ, MADV_DONTNEED))
-		ksm_die("MADV_DONTNEED: %m");
 	return 0;
 }
 

@@ -16,7 +16,7 @@
  * @name: in the results
  * @thread: its threads are called so, or so with a slash and a number
  * @attach: in a worker: let it have a range (address, pages); 0, or dies
- * @detach: in a worker: take the range back, which is emptied; 0, or dies
+ * @detach: in a worker: take it back; the memory is gone; 0, or dies
  * @prepare: settings, before the workers attach; @zero if there are zero pages to find
  * @finish: after all have detached: forget everything
  * @start: run at full speed
