@@ -684,13 +684,28 @@ static double free_pages(void)
 	return after;
 }
 
-/* One side, from memory that is filled. */
+/* By how much each counter has grown. */
+static void say_counters(const struct scanner *scanner, const double before[MAX_COUNTERS])
+{
+	double after[MAX_COUNTERS];
+	char line[512] = "";
+	size_t length = 0;
+	unsigned int i;
+
+	read_counters(scanner, after);
+	for (i = 0; i < MAX_COUNTERS; i++)
+		if (after[i] != UNKNOWN && length < sizeof(line))
+			length += snprintf(line + length, sizeof(line) - length, " %s %+.0f",
+					   scanner->counters[i], after[i] - before[i]);
+	say("%s, %s:%s", load->name, scanner->name, line);
+}
+
+/* One side: fill the memory, and have it scanned. */
 static void measure(const struct scanner *scanner)
 {
 	double pss_before, pss_after, free_before, cost;
 	double splits = ksmdev_stat("thp_splits");
-	double hashed = ksmdev_stat("pages_hashed"), skipped = ksmdev_stat("pages_skipped");
-	double flushes = UNKNOWN;
+	double counters[MAX_COUNTERS], flushes = UNKNOWN;
 	const char *name = load->name;
 	struct point p = { };
 	bool done = true;
@@ -710,6 +725,7 @@ static void measure(const struct scanner *scanner)
 	}
 	attach_all(scanner);
 	ksmdev_reset_hold();
+	read_counters(scanner, counters);
 	flushes = tlb_interrupts();
 
 	if (load->what & CONVERGE) {
@@ -731,6 +747,7 @@ static void measure(const struct scanner *scanner)
 		say("%s, %s: idle pass %.1f ns a page", name, scanner->name, cost);
 	}
 	scanner->stop();
+	say_counters(scanner, counters);
 
 	pss_after = tell_all(pss, 0);
 	if (load->what & CONVERGE) {
@@ -762,10 +779,6 @@ static void measure(const struct scanner *scanner)
 		if (splits != UNKNOWN && load->huge)
 			sample(name, "huge pages split", "pages", scanner,
 			       ksmdev_stat("thp_splits") - splits);
-		if (hashed != UNKNOWN)
-			say("%s, %s: %.0f pages hashed, %.0f skipped", name, scanner->name,
-			    ksmdev_stat("pages_hashed") - hashed,
-			    ksmdev_stat("pages_skipped") - skipped);
 	}
 	if (load->what & FIRST_WRITE) {
 		long ns = ksm_call(&worker[0], first_write, load_pages / 10 * 6, 0, 0);

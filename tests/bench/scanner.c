@@ -91,6 +91,15 @@ double ksmdev_stat(const char *name)
 	return stat_in(KSMDEV_DIR, name);
 }
 
+void read_counters(const struct scanner *scanner, double values[MAX_COUNTERS])
+{
+	unsigned int i;
+
+	for (i = 0; i < MAX_COUNTERS; i++)
+		values[i] = scanner->counters[i] ?
+			    stat_in(scanner->dir, scanner->counters[i]) : UNKNOWN;
+}
+
 void ksmdev_reset_hold(void)
 {
 	ksm_write_file(KSMDEV_DIR "longest_hold_us", "0");
@@ -262,6 +271,9 @@ const struct scanner ksmd = {
 	.saved = ksmd_saved,
 	.full_scans = ksmd_full_scans,
 	.metadata = ksmd_metadata,
+	.dir = KSMD_DIR,
+	.counters = { "full_scans", "pages_scanned", "pages_skipped", "pages_shared",
+		      "pages_sharing", "ksm_zero_pages", "pages_volatile" },
 };
 
 /*
@@ -359,6 +371,9 @@ const struct scanner ksmdev = {
 	.saved = ksmdev_saved,
 	.full_scans = ksmdev_full_scans,
 	.metadata = ksmdev_metadata,
+	.dir = KSMDEV_DIR,
+	.counters = { "full_scans", "pages_scanned", "pages_skipped", "pages_hashed",
+		      "pages_shared", "pages_sharing", "zero_pages", "thp_splits" },
 };
 
 /* In what steps does the scheduler count? */

@@ -11,6 +11,8 @@
 /* What cannot be known here: the kernel or the module does not say. */
 #define UNKNOWN (-1.0)
 
+#define MAX_COUNTERS 8
+
 /**
  * struct scanner - one who merges pages
  * @name: in the results
@@ -24,6 +26,8 @@
  * @saved: pages saved as it says itself: for the curve, not for the account
  * @full_scans: passes over all memory so far
  * @metadata: bytes that it needs for what it knows
+ * @dir: where its counters are
+ * @counters: names of those to tell
  */
 struct scanner {
 	const char *name;
@@ -37,6 +41,8 @@ struct scanner {
 	double (*saved)(void);
 	double (*full_scans)(void);
 	double (*metadata)(void);
+	const char *dir;
+	const char *counters[MAX_COUNTERS];
 };
 
 extern const struct scanner ksmd, ksmdev;
@@ -65,6 +71,7 @@ int cpus(void);
 /* A file with a number in it; UNKNOWN if there is none. */
 double read_number(const char *path);
 double ksmdev_stat(const char *name);
+void read_counters(const struct scanner *scanner, double values[MAX_COUNTERS]);
 /* Forget the longest hold so far. */
 void ksmdev_reset_hold(void);
 
