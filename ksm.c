@@ -9,7 +9,7 @@
  * read-only page in their place. A later write faults and gets a private copy from
  * the kernel's ordinary copy-on-write code.
  *
- *	/dev/ksm	creates the other two, and controls the kernel thread
+ *	/dev/ksm	creates the other two, and controls the kernel threads
  *	[ksm-sma]	a shared memory area: closing it drops its registrations
  *	[ksm-scan]	a scanning context
  *
@@ -51,6 +51,42 @@ static_assert(offsetof(struct ksm_kthread_info_2009, reserved_bits) == 16);
 static_assert(sizeof(struct ksm_memory_region_2009) == 24);
 static_assert(offsetof(struct ksm_memory_region_2009, reserved_bits) == 16);
 
+static_assert(sizeof(struct ksm_pace) == 16);
+static_assert(offsetof(struct ksm_pace, size) == 0);
+static_assert(offsetof(struct ksm_pace, flags) == 4);
+static_assert(offsetof(struct ksm_pace, cpu_percent) == 8);
+static_assert(offsetof(struct ksm_pace, threads) == 12);
+static_assert(sizeof(struct ksm_merge_range) == 32);
+static_assert(offsetof(struct ksm_merge_range, size) == 0);
+static_assert(offsetof(struct ksm_merge_range, flags) == 4);
+static_assert(offsetof(struct ksm_merge_range, addr) == 8);
+static_assert(offsetof(struct ksm_merge_range, npages) == 16);
+static_assert(offsetof(struct ksm_merge_range, merged) == 24);
+
+/*
+ * Copy a structure that begins with its size as the caller knows it. A caller that
+ * knows more fields than we do must have left them zero.
+ */
+static int copy_sized(void *to, size_t size, const void __user *from)
+{
+	u32 user_size;
+
+	if (get_user(user_size, (const u32 __user *)from))
+		return -EFAULT;
+	/* There is no older version that would be shorter. */
+	if (user_size < size)
+		return -EINVAL;
+	if (user_size > PAGE_SIZE)
+		return -E2BIG;
+	return copy_struct_from_user(to, size, from, user_size);
+}
+
+/* Who sleeps in a call of ours returns for these. */
+static bool signalled(void)
+{
+	return signal_pending(current);
+}
+
 /* The shared memory area */
 
 static int register_region(struct ksmdev_area *area, void __user *arg)
@@ -75,6 +111,27 @@ static int register_region_2009(struct ksmdev_area *area, void __user *arg)
 	return ksmdev_area_register(area, region.addr, region.npages);
 }
 
+static int merge_range(struct ksmdev_area *area, struct ksm_merge_range __user *arg)
+{
+	struct ksm_merge_range range;
+	u64 merged = 0;
+	int err;
+
+	err = copy_sized(&range, sizeof(range), arg);
+	if (err)
+		return err;
+	if (range.flags || !PAGE_ALIGNED(range.addr) || !range.npages)
+		return -EINVAL;
+	/* No region lies where addresses end. */
+	if (range.npages > (U64_MAX - range.addr) >> PAGE_SHIFT)
+		return -ENOENT;
+	err = ksmdev_merge_range(area, range.addr, range.npages, &merged, signalled);
+	/* What was merged before an error stays merged. */
+	if (put_user(merged, &arg->merged))
+		return -EFAULT;
+	return err;
+}
+
 static long sma_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct ksmdev_area *area = file->private_data;
@@ -90,6 +147,8 @@ static long sma_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return 0;
 	case KSM_UNMERGE:
 		return ksmdev_area_unmerge(area);
+	case KSM_MERGE_RANGE:
+		return merge_range(area, uarg);
 	default:
 		return -ENOTTY;
 	}
@@ -129,11 +188,6 @@ static int create_area(void)
 }
 
 /* The scan fd */
-
-static bool signalled(void)
-{
-	return signal_pending(current);
-}
 
 static int scan(struct ksmdev_scan *scan, void __user *arg)
 {
@@ -193,10 +247,7 @@ static int start_stop(const struct ksm_kthread_info *info)
 		ksmdev_kksmd_stop();
 		return 0;
 	}
-	if (!info->pages_to_scan)
-		return -EINVAL;
-	ksmdev_kksmd_start(info);
-	return 0;
+	return ksmdev_kksmd_start(info);
 }
 
 static int start_stop_2008(void __user *arg)
@@ -268,6 +319,35 @@ static int get_info_2009(void __user *arg)
 	return copy_to_user(arg, &old, sizeof(old)) ? -EFAULT : 0;
 }
 
+static int set_pace(void __user *arg)
+{
+	struct ksm_pace pace;
+	int err;
+
+	err = copy_sized(&pace, sizeof(pace), arg);
+	if (err)
+		return err;
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
+	if (pace.flags)
+		return -EINVAL;
+	return ksmdev_kksmd_set_pace(&pace);
+}
+
+static int get_pace(void __user *arg)
+{
+	struct ksm_pace pace;
+	int err;
+
+	err = copy_sized(&pace, sizeof(pace), arg);
+	if (err)
+		return err;
+	if (pace.flags)
+		return -EINVAL;
+	ksmdev_kksmd_pace(&pace);
+	return copy_to_user(arg, &pace, sizeof(pace)) ? -EFAULT : 0;
+}
+
 static long ksm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	void __user *uarg = (void __user *)arg;
@@ -291,6 +371,10 @@ static long ksm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return get_info_rhel(uarg);
 	case KSM_GET_INFO_KTHREAD_2009:
 		return get_info_2009(uarg);
+	case KSM_SET_PACE:
+		return set_pace(uarg);
+	case KSM_GET_PACE:
+		return get_pace(uarg);
 	default:
 		return -ENOTTY;
 	}

@@ -75,18 +75,57 @@ struct ksm_kthread_info {
 /* For ksm_kthread_info.flags: the thread runs. */
 #define ksm_control_flags_run 1
 
+/* How many threads ksm_pace can ask for. */
+#define KSM_MAX_THREADS 64
+
+/**
+ * struct ksm_pace - how fast the kernel threads go, and how many they are
+ * @size: sizeof(struct ksm_pace)
+ * @flags: must be zero
+ * @cpu_percent: CPU time that all threads together may take, in per cent of one
+ *	CPU, at most 100 for each thread; 0: as struct ksm_kthread_info says
+ * @threads: how many threads, at most KSM_MAX_THREADS; 0: as many as there are
+ */
+struct ksm_pace {
+	__u32 size;
+	__u32 flags;
+	__u32 cpu_percent;
+	__u32 threads;
+};
+
+/**
+ * struct ksm_merge_range - a range to be merged at once
+ * @size: sizeof(struct ksm_merge_range)
+ * @flags: must be zero
+ * @addr: start address, page aligned
+ * @npages: length in pages
+ * @merged: written: how many pages of the range were merged
+ */
+struct ksm_merge_range {
+	__u32 size;
+	__u32 flags;
+	__u64 addr;
+	__u64 npages;
+	__u64 merged;
+};
+
 /* On /dev/ksm. KSM_GET_INFO_KTHREAD writes although its number says _IOW. */
 #define KSM_GET_API_VERSION		_IO(KSMIO, 0x00)
 #define KSM_CREATE_SHARED_MEMORY_AREA	_IO(KSMIO, 0x01)
 #define KSM_CREATE_SCAN			_IO(KSMIO, 0x02)
 #define KSM_START_STOP_KTHREAD		_IOW(KSMIO, 0x03, struct ksm_kthread_info)
 #define KSM_GET_INFO_KTHREAD		_IOW(KSMIO, 0x04, struct ksm_kthread_info)
+/* Not in any version of 2008. */
+#define KSM_SET_PACE			_IOW(KSMIO, 0x05, struct ksm_pace)
+#define KSM_GET_PACE			_IOWR(KSMIO, 0x06, struct ksm_pace)
 
 /* On a shared memory area. */
 #define KSM_REGISTER_MEMORY_REGION	_IOW(KSMIO, 0x20, struct ksm_memory_region)
 #define KSM_REMOVE_MEMORY_REGION	_IO(KSMIO, 0x21)
 /* Not in any version of 2008: give the area's merged pages back their own copies now. */
 #define KSM_UNMERGE			_IO(KSMIO, 0x22)
+/* Nor is this: merge a range of the caller's memory now. */
+#define KSM_MERGE_RANGE			_IOWR(KSMIO, 0x23, struct ksm_merge_range)
 
 /* On a scan fd. */
 #define KSM_SCAN			_IOW(KSMIO, 0x40, struct ksm_user_scan)

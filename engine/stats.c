@@ -62,6 +62,8 @@ STAT(run, ksm_kthread_info, ksmdev_kksmd_info, "%u", t.flags & ksm_control_flags
 STAT(pages_to_scan, ksm_kthread_info, ksmdev_kksmd_info, "%u", t.pages_to_scan);
 STAT(max_pages_to_merge, ksm_kthread_info, ksmdev_kksmd_info, "%u", t.max_pages_to_merge);
 STAT(sleep_us, ksm_kthread_info, ksmdev_kksmd_info, "%u", t.sleep);
+STAT(threads, ksm_pace, ksmdev_kksmd_pace, "%u", t.threads);
+STAT(cpu_percent, ksm_pace, ksmdev_kksmd_pace, "%u", t.cpu_percent);
 
 static ssize_t full_scans_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
@@ -184,6 +186,8 @@ static struct attribute *stats_attributes[] = {
 	&dev_attr_pages_to_scan.attr,
 	&dev_attr_max_pages_to_merge.attr,
 	&dev_attr_sleep_us.attr,
+	&dev_attr_threads.attr,
+	&dev_attr_cpu_percent.attr,
 	NULL
 };
 

@@ -30,10 +30,12 @@ int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merged,
 		       bool (*interrupted)(void));
 
-/* The kernel thread. engine/kksmd.c */
-void ksmdev_kksmd_start(const struct ksm_kthread_info *info);
+/* The kernel threads. engine/kksmd.c */
+int ksmdev_kksmd_start(const struct ksm_kthread_info *info);
 void ksmdev_kksmd_stop(void);
 void ksmdev_kksmd_info(struct ksm_kthread_info *info);
+int ksmdev_kksmd_set_pace(const struct ksm_pace *pace);
+void ksmdev_kksmd_pace(struct ksm_pace *pace);
 void ksmdev_kksmd_wake(void);
 int ksmdev_kksmd_init(void);
 void ksmdev_kksmd_exit(void);
