@@ -27,6 +27,7 @@ enum unit {
 	UNIT_PAGES_VISITED,	/* visits, not memory */
 	UNIT_BYTES,
 	UNIT_US,
+	UNIT_PERCENT_OR_FIXED,	/* 0: the pace is fixed */
 };
 
 /**
@@ -49,6 +50,8 @@ static const struct row rows[NR_ROWS] = {
 	[ROW_MAX_PAGES_TO_MERGE] = { "max_pages_to_merge", "merges a round",
 				     UNIT_PAGES_OR_NO_LIMIT },
 	[ROW_SLEEP_US] = { "sleep_us", "sleeps between rounds", UNIT_US },
+	[ROW_THREADS] = { "threads", "threads", UNIT_COUNT },
+	[ROW_CPU_PERCENT] = { "cpu_percent", "CPU budget", UNIT_PERCENT_OR_FIXED },
 	[ROW_AREAS] = { "areas", "areas", UNIT_COUNT },
 	[ROW_REGIONS] = { "regions", "regions", UNIT_COUNT },
 	[ROW_PAGES_REGISTERED] = { "pages_registered", "registered", UNIT_PAGES },
@@ -167,6 +170,9 @@ void print_rows(const int64_t values[NR_ROWS])
 			break;
 		case UNIT_US:
 			print_number(value, "us");
+			break;
+		case UNIT_PERCENT_OR_FIXED:
+			print_number(value, value ? "% of a CPU" : "(fixed pace)");
 			break;
 		}
 		putchar('\n');

@@ -4,8 +4,8 @@
  *
  * start, stop and info take the arguments and print the lines of the program
  * in the announcement of November 2008; start also takes the three words of
- * RHEL 5's. What that program did not look at is looked at here: numbers,
- * results and rights.
+ * RHEL 5's, or a budget of CPU time, and info has one line more. What that program
+ * did not look at is looked at here: numbers, results and rights.
  */
 #include <argp.h>
 #include <errno.h>
@@ -32,6 +32,8 @@ const char *argp_program_version =
 struct options {
 	const char *root;
 	int json;
+	const char *cpu;
+	const char *threads;
 	const char *verb;
 	char *args[MAX_VERB_ARGS];
 	int nr_args;
@@ -56,19 +58,20 @@ static void do_scan(const struct options *opts);
 #define NR_2008_VERBS 3
 
 static const struct verb verbs[] = {
-	{ "start", "PAGES_TO_SCAN [MAX_PAGES_TO_MERGE] SLEEP",
-	  "let the kernel thread visit PAGES_TO_SCAN pages a round, merge at most "
+	{ "start", "{PAGES_TO_SCAN [MAX_PAGES_TO_MERGE] SLEEP | --cpu=PERCENT} [--threads=N]",
+	  "let the kernel threads visit PAGES_TO_SCAN pages a round, merge at most "
 	  "MAX_PAGES_TO_MERGE of them (0 or left out: no limit), and sleep SLEEP "
-	  "microseconds between rounds; root only",
-	  2, 3, do_start },
-	{ "stop", "", "stop the kernel thread; what is shared stays shared; root only",
+	  "microseconds between rounds; or use PERCENT of one CPU's time, all together, "
+	  "and little when nothing changes; root only",
+	  0, 3, do_start },
+	{ "stop", "", "stop the kernel threads; what is shared stays shared; root only",
 	  0, 0, do_stop },
-	{ "info", "", "show the kernel thread's settings", 0, 0, do_info },
+	{ "info", "", "show the kernel threads' settings", 0, 0, do_info },
 	{ "status", "",
-	  "show what is registered, shared, saved, and whether the kernel thread runs",
+	  "show what is registered, shared, saved, and whether the kernel threads run",
 	  0, 0, do_status },
 	{ "scan", "PAGES_TO_SCAN [MAX_PAGES_TO_MERGE]",
-	  "visit that many pages now, by this program instead of the kernel thread", 1, 2, do_scan },
+	  "visit that many pages now, by this program instead of a kernel thread", 1, 2, do_scan },
 };
 
 #define NR_VERBS ((int)(sizeof(verbs) / sizeof(verbs[0])))
@@ -128,7 +131,8 @@ static const struct verb *find_verb(const char *word)
 	die_usage("\"%s\" is ambiguous; say which one:%s", word, candidates);
 }
 
-static unsigned int parse_number(const char *name, const char *text, unsigned int min)
+static unsigned int parse_number_to(const char *name, const char *text, unsigned int min,
+				    unsigned int max)
 {
 	unsigned long long value;
 	char *end;
@@ -136,10 +140,14 @@ static unsigned int parse_number(const char *name, const char *text, unsigned in
 	errno = 0;
 	value = strtoull(text, &end, 10);
 	if (text[strspn(text, "0123456789")] || end == text || errno ||
-	    value < min || value > UINT32_MAX)
-		die_usage("%s: \"%s\" is not a whole number from %u to %u",
-			  name, text, min, UINT32_MAX);
+	    value < min || value > max)
+		die_usage("%s: \"%s\" is not a whole number from %u to %u", name, text, min, max);
 	return value;
+}
+
+static unsigned int parse_number(const char *name, const char *text, unsigned int min)
+{
+	return parse_number_to(name, text, min, UINT32_MAX);
 }
 
 static int open_device(const struct options *opts)
@@ -162,21 +170,35 @@ static int open_device(const struct options *opts)
 	return fd;
 }
 
-static void start_stop(const struct options *opts, struct ksm_kthread_info *info)
+static void __attribute__((noreturn)) die_refused(const struct options *opts)
 {
-	int fd = open_device(opts);
-
-	if (ioctl(fd, KSM_START_STOP_KTHREAD, info) < 0) {
-		if (errno == EPERM)
-			die("%s: %m: it takes CAP_SYS_ADMIN; run this as root", opts->verb);
-		if (errno == EINVAL)
-			die("%s: %m: the module refuses these numbers; see ksmctl(8)", opts->verb);
-		die("%s: %m: %s", opts->verb, ksm_hint(errno));
-	}
-	close(fd);
+	if (errno == EPERM)
+		die("%s: %m: it takes CAP_SYS_ADMIN; run this as root", opts->verb);
+	if (errno == EINVAL)
+		die("%s: %m: the module refuses these numbers; see ksmctl(8)", opts->verb);
+	die("%s: %m: %s", opts->verb, ksm_hint(errno));
 }
 
-static void do_start(const struct options *opts)
+static void start_stop(const struct options *opts, int fd, struct ksm_kthread_info *info)
+{
+	if (ioctl(fd, KSM_START_STOP_KTHREAD, info) < 0)
+		die_refused(opts);
+}
+
+static void set_pace(const struct options *opts, int fd, struct ksm_pace *pace)
+{
+	pace->size = sizeof(*pace);
+	if (ioctl(fd, KSM_SET_PACE, pace) < 0)
+		die_refused(opts);
+}
+
+static void get_info(int fd, struct ksm_kthread_info *info)
+{
+	if (ioctl(fd, KSM_GET_INFO_KTHREAD, info) < 0)
+		die("cannot read the settings: %m: %s", ksm_hint(errno));
+}
+
+static void start_fixed(const struct options *opts, struct ksm_pace *pace)
 {
 	int three = opts->nr_args == 3;
 	struct ksm_kthread_info info = {
@@ -186,29 +208,69 @@ static void do_start(const struct options *opts)
 		.sleep = parse_number("sleep", opts->args[opts->nr_args - 1], 0),
 		.flags = ksm_control_flags_run,
 	};
+	int fd = open_device(opts);
 
-	start_stop(opts, &info);
+	/* In this order: to end a budget while it runs takes pages to scan. */
+	start_stop(opts, fd, &info);
+	set_pace(opts, fd, pace);
+	close(fd);
+}
+
+static void start_budget(const struct options *opts, struct ksm_pace *pace)
+{
+	struct ksm_kthread_info info = { 0 };
+	int fd;
+
+	pace->cpu_percent = parse_number_to("cpu", opts->cpu, 1, 100 * KSM_MAX_THREADS);
+	if (pace->threads && pace->cpu_percent > 100 * pace->threads)
+		die_usage("cpu: %u threads can use %u per cent at most; give a smaller number, or more threads",
+			  pace->threads, 100 * pace->threads);
+	fd = open_device(opts);
+	set_pace(opts, fd, pace);
+	/* The numbers of the fixed pace stay what they were. */
+	get_info(fd, &info);
+	info.flags = ksm_control_flags_run;
+	start_stop(opts, fd, &info);
+	close(fd);
+}
+
+static void do_start(const struct options *opts)
+{
+	struct ksm_pace pace = {
+		.threads = opts->threads ?
+			parse_number_to("threads", opts->threads, 1, KSM_MAX_THREADS) : 0,
+	};
+
+	if (opts->cpu)
+		start_budget(opts, &pace);
+	else
+		start_fixed(opts, &pace);
 	printf("created scanner\n");
 }
 
 static void do_stop(const struct options *opts)
 {
 	struct ksm_kthread_info info = { .flags = 0 };
+	int fd = open_device(opts);
 
-	start_stop(opts, &info);
+	start_stop(opts, fd, &info);
+	close(fd);
 	printf("stopped scanner\n");
 }
 
 static void do_info(const struct options *opts)
 {
+	struct ksm_pace pace = { .size = sizeof(pace) };
 	struct ksm_kthread_info info = { 0 };
 	int fd = open_device(opts);
 
-	if (ioctl(fd, KSM_GET_INFO_KTHREAD, &info) < 0)
-		die("info: %m: %s", ksm_hint(errno));
+	get_info(fd, &info);
+	if (ioctl(fd, KSM_GET_PACE, &pace) < 0)
+		die("cannot read the settings: %m: %s", ksm_hint(errno));
 	close(fd);
 	printf("flags %u, pages_to_scan %u npages_merge %u, sleep_time %u\n",
 	       info.flags, info.pages_to_scan, info.max_pages_to_merge, info.sleep);
+	printf("threads %u, cpu_percent %u\n", pace.threads, pace.cpu_percent);
 }
 
 static void do_status(const struct options *opts)
@@ -263,6 +325,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case 'j':
 		opts->json = 1;
 		break;
+	case 'c':
+		opts->cpu = arg;
+		break;
+	case 't':
+		opts->threads = arg;
+		break;
 	case ARGP_KEY_ARG:
 		if (!opts->verb)
 			opts->verb = arg;
@@ -304,8 +372,11 @@ static char *help_filter(int key, const char *text, void *input)
 }
 
 static const struct argp_option argp_options[] = {
+	{ "cpu", 'c', "PERCENT", 0,
+	  "start: let all threads together use this much CPU time, in per cent of one CPU", 0 },
 	{ "json", 'j', NULL, 0, "status: print JSON", 0 },
 	{ "root", 'r', "DIR", 0, "use the device and sysfs below DIR: DIR/dev/ksm, DIR/sys", 0 },
+	{ "threads", 't', "N", 0, "start: scan with N kernel threads", 0 },
 	{ 0 }
 };
 
@@ -318,6 +389,16 @@ static const struct argp argp = {
 	.help_filter = help_filter,
 };
 
+static int usage_is_right(const struct options *opts, const struct verb *verb)
+{
+	if (opts->json && verb->run != do_status)
+		return 0;
+	if (verb->run == do_start)
+		return opts->cpu ? !opts->nr_args : opts->nr_args >= 2;
+	return !opts->cpu && !opts->threads &&
+	       opts->nr_args >= verb->min_args && opts->nr_args <= verb->max_args;
+}
+
 int main(int argc, char **argv)
 {
 	struct options opts = { .root = "" };
@@ -329,8 +410,7 @@ int main(int argc, char **argv)
 
 	verb = find_verb(opts.verb);
 	opts.verb = verb->name;
-	if (opts.nr_args < verb->min_args || opts.nr_args > verb->max_args ||
-	    (opts.json && verb->run != do_status)) {
+	if (!usage_is_right(&opts, verb)) {
 		fprintf(stderr, "usage: %s %s%s%s\n", program_invocation_short_name, verb->name,
 			verb->run == do_status ? " [--json]" : *verb->args ? " " : "", verb->args);
 		return EXIT_USAGE;

@@ -27,7 +27,7 @@ int __wrap_open(const char *path, int flags, ...);
 int __wrap_ioctl(int fd, unsigned long request, ...);
 int __wrap_close(int fd);
 
-enum call { NONE, OPEN, VERSION, CREATE, REGISTER, REMOVE, UNMERGE };
+enum call { NONE, OPEN, VERSION, CREATE, REGISTER, REMOVE, UNMERGE, MERGE, PACE };
 
 /* What the fake kernel does next, and what it saw last. */
 static enum call fail_call;
@@ -35,8 +35,10 @@ static int fail_errno;
 static int version = KSM_API_VERSION;
 static int open_flags;
 static struct ksm_memory_region region;
+static struct ksm_merge_range range;
+static struct ksm_pace pace = { .cpu_percent = 7, .threads = 3 };
 static int removes, unmerges;
-static int last_area, last_removed, last_unmerged;
+static int last_area, last_removed, last_unmerged, last_merged;
 
 static int failures;
 
@@ -67,9 +69,12 @@ int __wrap_open(const char *path, int flags, ...)
 
 int __wrap_ioctl(int fd, unsigned long request, ...)
 {
-	struct ksm_memory_region *arg;
+	void *arg;
 	va_list ap;
 
+	va_start(ap, request);
+	arg = va_arg(ap, void *);
+	va_end(ap);
 	switch (request) {
 	case KSM_GET_API_VERSION:
 		return result(VERSION, version);
@@ -79,10 +84,7 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 		last_area = __real_open("/dev/null", O_RDWR);
 		return last_area;
 	case KSM_REGISTER_MEMORY_REGION:
-		va_start(ap, request);
-		arg = va_arg(ap, struct ksm_memory_region *);
-		va_end(ap);
-		region = *arg;
+		region = *(struct ksm_memory_region *)arg;
 		return result(REGISTER, 0);
 	case KSM_REMOVE_MEMORY_REGION:
 		removes++;
@@ -92,6 +94,20 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 		unmerges++;
 		last_unmerged = fd;
 		return result(UNMERGE, 0);
+	case KSM_MERGE_RANGE:
+		range = *(struct ksm_merge_range *)arg;
+		last_merged = fd;
+		/* Written whether it fails or not. */
+		((struct ksm_merge_range *)arg)->merged = 42;
+		return result(MERGE, 0);
+	case KSM_SET_PACE:
+		pace = *(struct ksm_pace *)arg;
+		return result(PACE, 0);
+	case KSM_GET_PACE:
+		if (((struct ksm_pace *)arg)->size != sizeof(pace) || fail_call == PACE)
+			return result(PACE, -1);
+		*(struct ksm_pace *)arg = pace;
+		return 0;
 	}
 	abort();
 }
@@ -197,6 +213,49 @@ static void test_errors(char *p)
 	check(fails_with(ksm_unshare(p), ENOMEM) && count_fds() == before,
 	      "ksm_unshare() hands an error on, and forgets the buffer");
 	fail_call = NONE;
+}
+
+static void test_merge(char *p)
+{
+	unsigned long long merged = 1;
+	int good;
+
+	good = !ksm_share(p + 100, 3 * 4096) && !ksm_merge(p + 100, &merged);
+	check(good && merged == 42 && last_merged == last_area &&
+	      range.addr == (uintptr_t)p + 4096 && range.npages == 2 && range.flags == 0 &&
+	      range.size == sizeof(range), "ksm_merge() merges the buffer's whole pages");
+	check(!ksm_merge(p + 100, NULL), "ksm_merge() without a count");
+	merged = 1;
+	fail_call = MERGE;
+	fail_errno = EINTR;
+	check(fails_with(ksm_merge(p + 100, &merged), EINTR) && merged == 42,
+	      "ksm_merge() hands EINTR on, and what was merged");
+	fail_call = NONE;
+	check(fails_with(ksm_merge(p, &merged), EINVAL) && !merged,
+	      "ksm_merge() of no buffer is EINVAL");
+	ksm_unshare(p + 100);
+}
+
+static void test_pace(void)
+{
+	unsigned int cpu_percent = 1, threads = 1;
+	int before = count_fds();
+
+	check(!ksm_get_pace(&cpu_percent, &threads) && cpu_percent == 7 && threads == 3 &&
+	      !ksm_get_pace(NULL, NULL), "ksm_get_pace()");
+	check(!ksm_set_pace(50, 2) && pace.cpu_percent == 50 && pace.threads == 2 &&
+	      pace.size == sizeof(pace) && !pace.flags, "ksm_set_pace()");
+	fail_call = PACE;
+	fail_errno = EPERM;
+	check(fails_with(ksm_set_pace(50, 2), EPERM) &&
+	      fails_with(ksm_get_pace(&cpu_percent, &threads), EPERM) &&
+	      cpu_percent == 7 && threads == 3, "both hand an error on");
+	fail_call = OPEN;
+	fail_errno = ENOENT;
+	check(fails_with(ksm_set_pace(50, 2), ENOENT) &&
+	      fails_with(ksm_get_pace(NULL, NULL), ENOENT), "both say if there is no device");
+	fail_call = NONE;
+	check(count_fds() == before, "both leave nothing open");
 }
 
 static void test_fds(char *p)
@@ -305,6 +364,8 @@ int main(void)
 	}
 	test_rounding(p);
 	test_errors(p);
+	test_merge(p);
+	test_pace();
 	test_fds(p);
 	test_fork(p);
 	test_threads(p);

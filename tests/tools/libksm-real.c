@@ -40,6 +40,8 @@ static int fails_with(int ret, int err)
 int main(void)
 {
 	size_t size = 1 << 20;
+	unsigned int percent = 0, threads = 0;
+	unsigned long long merged = 1;
 	int device, device_errno, i, hints = 1;
 	char *p;
 
@@ -56,19 +58,30 @@ int main(void)
 	check(fails_with(ksm_unshare(p), EINVAL), "removing what is not registered is EINVAL");
 	check(fails_with(ksm_unmerge(p), EINVAL), "unmerging what is not registered is EINVAL");
 
+	check(fails_with(ksm_merge(p, &merged), EINVAL) && !merged,
+	      "merging what is not registered is EINVAL");
+
 	device = open("/dev/ksm", O_RDWR | O_CLOEXEC);
 	device_errno = errno;
 	if (device < 0) {
 		check(fails_with(ksm_share(p, size), device_errno),
 		      "without the device ksm_share() says why");
 		check(fails_with(ksm_unshare(p), EINVAL), "what failed is not registered");
+		check(fails_with(ksm_set_pace(0, 0), device_errno) &&
+		      fails_with(ksm_get_pace(NULL, NULL), device_errno),
+		      "and there is no pace either");
 	} else {
 		close(device);
 		check(!ksm_share(p, size), "a buffer is registered");
 		check(fails_with(ksm_share(p, size), EEXIST), "twice is EEXIST");
 		check(fails_with(ksm_share(p + 4096, 4096), EEXIST), "an overlap is EEXIST");
+		check(!ksm_merge(p, &merged) && merged == size / 4096, "a buffer is merged at once");
+		check(!ksm_merge(p, &merged) && !merged, "there is nothing more to merge then");
 		check(!ksm_unmerge(p), "a buffer is unmerged");
 		check(!ksm_unshare(p), "a buffer is removed");
+		check(!ksm_get_pace(&percent, &threads) && threads >= 1 &&
+		      !ksm_set_pace(percent, threads), "the pace is read and set");
+		check(fails_with(ksm_set_pace(0, 65), EINVAL), "too many threads are EINVAL");
 		check(!ksm_share(p + 1, size - 2), "a buffer that is not aligned is registered");
 		check(!ksm_share(p, 4096), "the page it does not fill is free for another");
 		check(!ksm_unshare(p) && !ksm_unshare(p + 1), "both are removed");

@@ -38,6 +38,11 @@ wait_for() {
 	equal "$1 becomes $2" "$2" "$(values "$1")"
 }
 
+# settings LINE LINE: what ksmctl info prints
+settings() {
+	printf '%s\n%s\n' "$1" "$2"
+}
+
 test_no_module() {
 	rmmod ksmdev || exit 1
 	runs 'ksmctl start: no module' 1 '' 'ksmctl: cannot open /dev/ksm: No such file or directory: *: modprobe ksm' \
@@ -47,23 +52,45 @@ test_no_module() {
 	runs 'fieldmap: no module' 1 '*' '*: modprobe ksm*' "$tools/fieldmap" --shared 1 --private 0 -t 0
 	run_tap "$dir/libksm-real"
 	modprobe ksm
-	runs 'modprobe ksm is what helps' 0 'flags 0, pages_to_scan 0 npages_merge 0, sleep_time 0' '' "$ksmctl" info
+	runs 'modprobe ksm is what helps' 0 \
+		"$(settings 'flags 0, pages_to_scan 0 npages_merge 0, sleep_time 0' 'threads 1, cpu_percent 0')" '' "$ksmctl" info
 }
 
 test_kthread() {
 	runs 'ksmctl start: three numbers' 0 'created scanner' '' "$ksmctl" start 100 50 2000
-	runs 'ksmctl info: as started' 0 'flags 1, pages_to_scan 100 npages_merge 50, sleep_time 2000' '' "$ksmctl" info
+	runs 'ksmctl info: as started' 0 \
+		"$(settings 'flags 1, pages_to_scan 100 npages_merge 50, sleep_time 2000' 'threads 1, cpu_percent 0')" '' \
+		"$ksmctl" info
 	equal 'sysfs: as started' '1 100 50 2000' "$(values run pages_to_scan max_pages_to_merge sleep_us)"
 	runs 'ksmctl start: two numbers' 0 'created scanner' '' "$ksmctl" start 200 3000
 	equal 'sysfs: as started, no limit' '1 200 0 3000' "$(values run pages_to_scan max_pages_to_merge sleep_us)"
 	runs 'ksmctl start: the largest numbers' 0 'created scanner' '' "$ksmctl" start 4294967295 4294967295 4294967295
 	runs 'ksmctl info: the largest numbers' 0 \
-		'flags 1, pages_to_scan 4294967295 npages_merge 4294967295, sleep_time 4294967295' '' "$ksmctl" info
+		'flags 1, pages_to_scan 4294967295 npages_merge 4294967295, sleep_time 4294967295*' '' "$ksmctl" info
 	runs 'ksmctl start: 0 is refused' 2 '' 'ksmctl: pages_to_scan: "0" *' "$ksmctl" start 0 0 0
 	equal 'a refused start changes nothing' '1 4294967295' "$(values run pages_to_scan)"
 	runs 'ksmctl stop' 0 'stopped scanner' '' "$ksmctl" sto
 	equal 'sysfs: stopped, settings kept' '0 4294967295 4294967295 4294967295' \
 		"$(values run pages_to_scan max_pages_to_merge sleep_us)"
+
+	"$ksmctl" start 100 50 2000 >"$tmp/why"
+	runs 'ksmctl start --cpu' 0 'created scanner' '' "$ksmctl" start --cpu=150 --threads=3
+	equal 'sysfs: a budget, and the numbers of before' '1 3 150 100 50 2000' \
+		"$(values run threads cpu_percent pages_to_scan max_pages_to_merge sleep_us)"
+	runs 'ksmctl info: a budget' 0 \
+		"$(settings 'flags 1, pages_to_scan 100 npages_merge 50, sleep_time 2000' 'threads 3, cpu_percent 150')" '' \
+		"$ksmctl" info
+	runs 'ksmctl start --cpu: too much for the threads that there are' 1 '' \
+		'ksmctl: start: Invalid argument: *ksmctl(8)' "$ksmctl" start --cpu=301
+	runs 'ksmctl start --cpu: threads stay' 0 'created scanner' '' "$ksmctl" start -c 20
+	equal 'sysfs: another budget' '1 3 20' "$(values run threads cpu_percent)"
+	runs 'ksmctl start: numbers end the budget' 0 'created scanner' '' "$ksmctl" start 10 1000 --threads=2
+	equal 'sysfs: no budget' '1 2 0 10 0 1000' \
+		"$(values run threads cpu_percent pages_to_scan max_pages_to_merge sleep_us)"
+	"$ksmctl" stop >"$tmp/why"
+	"$ksmctl" start -c 5 -t 1 >"$tmp/why"
+	runs 'ksmctl stop: in budget mode' 0 'stopped scanner' '' "$ksmctl" stop
+	equal 'sysfs: stopped, the budget is kept' '0 1 5' "$(values run threads cpu_percent)"
 }
 
 test_rights() {
@@ -76,10 +103,14 @@ test_rights() {
 	chgrp kvm /dev/ksm
 	chmod 660 /dev/ksm
 	"$ksmctl" start 10 0 1000 >"$tmp/why"
+	"$ksmctl" start --cpu=5 >"$tmp/why"
 	runs 'group kvm: info' 0 'flags 1, pages_to_scan 10 *' '' as sim "$ksmctl" info
 	runs 'group kvm: scan' 0 'scan done, *' '' as sim "$ksmctl" scan 10
 	runs 'group kvm: may not start' 1 '' 'ksmctl: start: Operation not permitted: *CAP_SYS_ADMIN*root' \
 		as sim "$ksmctl" start 20 0 1000
+	runs 'group kvm: may not set the pace' 1 '' 'ksmctl: start: Operation not permitted: *CAP_SYS_ADMIN*root' \
+		as sim "$ksmctl" start --cpu=7
+	equal 'and nothing has changed by that' '1 10 5' "$(values run pages_to_scan cpu_percent)"
 	runs 'group kvm: may not stop' 1 '' 'ksmctl: stop: Operation not permitted: *CAP_SYS_ADMIN*root' \
 		as sim "$ksmctl" stop
 	equal 'and nothing has changed' '1 10' "$(values run pages_to_scan)"

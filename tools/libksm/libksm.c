@@ -24,6 +24,7 @@
 struct buffer {
 	struct buffer *next;
 	void *addr;
+	struct ksm_memory_region region;
 	int area_fd;
 };
 
@@ -73,23 +74,32 @@ static void close_keep_errno(int fd)
 	errno = err;
 }
 
-/* Return a new, empty shared memory area, or -1 and errno. */
-static int create_area(void)
+/* Return a descriptor of the device, or -1 and errno. */
+static int open_device(void)
 {
-	int version, dev_fd, area_fd;
+	int version, dev_fd;
 
 	dev_fd = open(KSM_DEVICE, O_RDWR | O_CLOEXEC);
 	if (dev_fd < 0)
 		return -1;
 
 	version = ioctl(dev_fd, KSM_GET_API_VERSION);
-	if (version < 0)
-		goto err_dev;
-	if (version != KSM_API_VERSION) {
+	if (version == KSM_API_VERSION)
+		return dev_fd;
+	if (version >= 0)
 		errno = EPROTONOSUPPORT;
-		goto err_dev;
-	}
+	close_keep_errno(dev_fd);
+	return -1;
+}
 
+/* Return a new, empty shared memory area, or -1 and errno. */
+static int create_area(void)
+{
+	int dev_fd, area_fd;
+
+	dev_fd = open_device();
+	if (dev_fd < 0)
+		return -1;
 	area_fd = ioctl(dev_fd, KSM_CREATE_SHARED_MEMORY_AREA);
 	if (area_fd < 0)
 		goto err_dev;
@@ -183,6 +193,7 @@ EXPORT int ksm_share(void *addr, size_t len)
 	if (!b)
 		return -1;
 	b->addr = addr;
+	b->region = region;
 
 	/* Held over all of it, so that no fork copies an fd that is not in the list. */
 	pthread_mutex_lock(&buffers_lock);
@@ -267,6 +278,97 @@ EXPORT int ksm_unmerge(void *addr)
 		errno = EINVAL;
 	pthread_mutex_unlock(&buffers_lock);
 	return ret;
+}
+
+/**
+ * ksm_merge() - share a buffer's pages with equal ones now
+ * @addr: the address that was given to ksm_share()
+ * @merged: set to how many pages of the buffer were merged, also when a signal
+ *	ended it early; may be NULL
+ *
+ * For a moment when the program knows that its data is complete, and would rather
+ * spend its own time than wait for the kernel thread. Pages are found equal to
+ * those in this buffer, and in others that were scanned before.
+ *
+ * Context: any thread; not from a signal handler. Other calls of this library wait
+ * until it is done.
+ * Return: 0, or -1 with errno set: EINVAL no buffer at @addr is registered by
+ * this process; EINTR a signal, call it again to go on; ENOMEM memory is short.
+ */
+EXPORT int ksm_merge(void *addr, unsigned long long *merged)
+{
+	struct ksm_merge_range range = { .size = sizeof(range) };
+	struct buffer *b;
+	int ret = -1;
+
+	pthread_mutex_lock(&buffers_lock);
+	b = *find_link(addr);
+	if (b) {
+		range.addr = b->region.addr;
+		range.npages = b->region.npages;
+		ret = ioctl(b->area_fd, KSM_MERGE_RANGE, &range);
+	} else {
+		errno = EINVAL;
+	}
+	pthread_mutex_unlock(&buffers_lock);
+	if (merged)
+		*merged = range.merged;
+	return ret;
+}
+
+/**
+ * ksm_set_pace() - say how much CPU time the kernel threads may take
+ * @cpu_percent: of all of them together, in per cent of one CPU, at most 100 for
+ *	each thread; 0: the fixed pace of ksmctl start PAGES_TO_SCAN SLEEP
+ * @threads: how many threads; 0: as many as there are
+ *
+ * Neither starts nor stops them.
+ *
+ * Context: any thread.
+ * Return: 0, or -1 with errno set: EPERM the program lacks CAP_SYS_ADMIN; EINVAL
+ * a number is too large, or the threads run and the fixed pace was never set;
+ * ENOMEM; or what ksm_share() has to say about /dev/ksm.
+ */
+EXPORT int ksm_set_pace(unsigned int cpu_percent, unsigned int threads)
+{
+	struct ksm_pace pace = {
+		.size = sizeof(pace),
+		.cpu_percent = cpu_percent,
+		.threads = threads,
+	};
+	int ret, fd = open_device();
+
+	if (fd < 0)
+		return -1;
+	ret = ioctl(fd, KSM_SET_PACE, &pace);
+	close_keep_errno(fd);
+	return ret;
+}
+
+/**
+ * ksm_get_pace() - ask how much CPU time the kernel threads may take
+ * @cpu_percent: set to what ksm_set_pace() takes; may be NULL
+ * @threads: set to how many threads there are; may be NULL
+ *
+ * Context: any thread.
+ * Return: 0, or -1 with errno set as ksm_share() does for /dev/ksm.
+ */
+EXPORT int ksm_get_pace(unsigned int *cpu_percent, unsigned int *threads)
+{
+	struct ksm_pace pace = { .size = sizeof(pace) };
+	int ret, fd = open_device();
+
+	if (fd < 0)
+		return -1;
+	ret = ioctl(fd, KSM_GET_PACE, &pace);
+	close_keep_errno(fd);
+	if (ret)
+		return ret;
+	if (cpu_percent)
+		*cpu_percent = pace.cpu_percent;
+	if (threads)
+		*threads = pace.threads;
+	return 0;
 }
 
 /**

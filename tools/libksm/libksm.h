@@ -25,6 +25,9 @@ extern "C" {
 int ksm_share(void *addr, size_t len);
 int ksm_unshare(void *addr);
 int ksm_unmerge(void *addr);
+int ksm_merge(void *addr, unsigned long long *merged);
+int ksm_set_pace(unsigned int cpu_percent, unsigned int threads);
+int ksm_get_pace(unsigned int *cpu_percent, unsigned int *threads);
 const char *ksm_hint(int err);
 
 #ifdef __cplusplus
