@@ -52,6 +52,9 @@ CHECK_NUMBER(KSM_REGISTER_MEMORY_REGION,	0x4010AB20);
 CHECK_NUMBER(KSM_REMOVE_MEMORY_REGION,		0x0000AB21);
 CHECK_NUMBER(KSM_UNMERGE,			0x0000AB22);
 CHECK_NUMBER(KSM_SCAN,				0x4008AB40);
+CHECK_NUMBER(KSM_SET_PACE,			0x4010AB05);
+CHECK_NUMBER(KSM_GET_PACE,			0xC010AB06);
+CHECK_NUMBER(KSM_MERGE_RANGE,			0xC020AB23);
 CHECK_NUMBER(KSM_START_STOP_KTHREAD_RHEL,	0x400CAB03);
 CHECK_NUMBER(KSM_GET_INFO_KTHREAD_RHEL,		0x400CAB04);
 CHECK_NUMBER(KSM_START_STOP_KTHREAD_2009,	0x4018AB02);
@@ -59,6 +62,7 @@ CHECK_NUMBER(KSM_GET_INFO_KTHREAD_2009,		0x4018AB03);
 CHECK_NUMBER(KSM_REGISTER_MEMORY_REGION_2009,	0x4018AB20);
 CHECK_NUMBER(KSM_API_VERSION, 1);
 CHECK_NUMBER(ksm_control_flags_run, 1);
+CHECK_NUMBER(KSM_MAX_THREADS, 64);
 
 #define CHECK_FIELD(type, field, offset, size) \
 	_Static_assert(offsetof(struct type, field) == (offset) && \
@@ -92,11 +96,22 @@ CHECK_FIELD(ksm_memory_region_2009, npages, 0, 4);
 CHECK_FIELD(ksm_memory_region_2009, pad, 4, 4);
 CHECK_FIELD(ksm_memory_region_2009, addr, 8, 8);
 CHECK_FIELD(ksm_memory_region_2009, reserved_bits, 16, 8);
+_Static_assert(sizeof(struct ksm_pace) == 16, "size");
+CHECK_FIELD(ksm_pace, size, 0, 4);
+CHECK_FIELD(ksm_pace, flags, 4, 4);
+CHECK_FIELD(ksm_pace, cpu_percent, 8, 4);
+CHECK_FIELD(ksm_pace, threads, 12, 4);
+_Static_assert(sizeof(struct ksm_merge_range) == 32, "size");
+CHECK_FIELD(ksm_merge_range, size, 0, 4);
+CHECK_FIELD(ksm_merge_range, flags, 4, 4);
+CHECK_FIELD(ksm_merge_range, addr, 8, 8);
+CHECK_FIELD(ksm_merge_range, npages, 16, 8);
+CHECK_FIELD(ksm_merge_range, merged, 24, 8);
 
 /* Everything that a refused call must leave as it is. */
 static const char *const state_names[] = {
 	"areas", "regions", "pages_registered", "run", "pages_to_scan",
-	"max_pages_to_merge", "sleep_us", "max_kernel_pages",
+	"max_pages_to_merge", "sleep_us", "max_kernel_pages", "threads", "cpu_percent",
 };
 
 #define N_STATE (sizeof(state_names) / sizeof(state_names[0]))
@@ -638,10 +653,11 @@ TEST_F(abi, unknown_ioctls)
 		KSM_START_STOP_KTHREAD, KSM_GET_INFO_KTHREAD,
 		KSM_START_STOP_KTHREAD_RHEL, KSM_GET_INFO_KTHREAD_RHEL,
 		KSM_START_STOP_KTHREAD_2009, KSM_GET_INFO_KTHREAD_2009,
+		KSM_SET_PACE, KSM_GET_PACE,
 	};
 	static const unsigned long area_only[] = {
 		KSM_REGISTER_MEMORY_REGION, KSM_REMOVE_MEMORY_REGION, KSM_UNMERGE,
-		KSM_REGISTER_MEMORY_REGION_2009,
+		KSM_REGISTER_MEMORY_REGION_2009, KSM_MERGE_RANGE,
 	};
 	static const unsigned long scan_only[] = { KSM_SCAN };
 	static const unsigned long none[] = {
@@ -654,6 +670,8 @@ TEST_F(abi, unknown_ioctls)
 		_IOR(KSMIO, 0x04, struct ksm_kthread_info),
 		_IOWR(KSMIO, 0x20, struct ksm_memory_region),
 		_IOR(KSMIO, 0x40, struct ksm_user_scan),
+		_IOW(KSMIO, 0x05, uint32_t), _IOR(KSMIO, 0x06, struct ksm_pace),
+		_IOW(KSMIO, 0x23, struct ksm_merge_range), _IO(KSMIO, 0x07), _IO(KSMIO, 0x24),
 		_IO(0xAC, 0x00), _IO(0xAC, 0x01),
 	};
 	const int fds[3] = { self->k.dev, self->area, self->k.scan };
@@ -749,6 +767,220 @@ TEST_F(abi, no_read_write_mmap)
 	EXPECT_TRUE(same_state(&self->state));
 }
 
+/* ---- structures that begin with their size ---- */
+
+TEST_F(abi, pace_arguments)
+{
+	static const struct ksm_pace bad[] = {
+		{ .cpu_percent = 101 },
+		{ .cpu_percent = UINT32_MAX },
+		{ .cpu_percent = 201, .threads = 2 },
+		{ .cpu_percent = 6401, .threads = 64 },
+		{ .threads = 65 },
+		{ .threads = UINT32_MAX },
+		{ .threads = 0x80000000U, .cpu_percent = 1 },
+		/* Times 100 it is 32 in 32 bits. */
+		{ .threads = 42949673, .cpu_percent = 1 },
+		{ .flags = 1 },
+		{ .flags = 0x80000000U, .threads = 2 },
+	};
+	static const struct ksm_pace good[] = {
+		{ .cpu_percent = 200, .threads = 2 },
+		{ .cpu_percent = 6400, .threads = 64 },
+		{ .cpu_percent = 1, .threads = 3 },
+		{ .cpu_percent = 0, .threads = 1 },
+	};
+	struct ksm_pace pace, get;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		pace = bad[i];
+		pace.size = sizeof(pace);
+		EXPECT_REFUSED(EINVAL, call(self->k.dev, KSM_SET_PACE, &pace));
+	}
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		pace = good[i];
+		pace.size = sizeof(pace);
+		EXPECT_EQ(0, call(self->k.dev, KSM_SET_PACE, &pace));
+		EXPECT_EQ(pace.threads, ksm_stat("threads"));
+		EXPECT_EQ(pace.cpu_percent, ksm_stat("cpu_percent"));
+		memset(&get, 0xff, sizeof(get));
+		get.size = sizeof(get);
+		get.flags = 0;
+		EXPECT_EQ(0, call(self->k.dev, KSM_GET_PACE, &get));
+		EXPECT_EQ(0, memcmp(&pace, &get, sizeof(pace)));
+	}
+	/* The per cent are of the threads that there will be. */
+	take_state(&self->state);
+	pace.cpu_percent = 101;
+	pace.threads = 0;
+	EXPECT_REFUSED(EINVAL, call(self->k.dev, KSM_SET_PACE, &pace));
+	pace.threads = 2;
+	EXPECT_EQ(0, call(self->k.dev, KSM_SET_PACE, &pace));
+	take_state(&self->state);
+	pace.threads = 1;
+	EXPECT_REFUSED(EINVAL, call(self->k.dev, KSM_SET_PACE, &pace));
+	get.flags = 1;
+	EXPECT_REFUSED(EINVAL, call(self->k.dev, KSM_GET_PACE, &get));
+	/* Nothing else was touched by all that. */
+	EXPECT_EQ(11, ksm_stat("pages_to_scan"));
+	EXPECT_EQ(0, ksm_stat("run"));
+}
+
+TEST_F(abi, range_arguments)
+{
+	const uint64_t mem = (uintptr_t)self->mem;
+	const struct ksm_merge_range bad[] = {
+		{ .addr = mem + 1, .npages = 1 },
+		{ .addr = mem + 2048, .npages = 1 },
+		{ .addr = mem + 4095, .npages = 1 },
+		{ .addr = mem, .npages = 0 },
+		{ .addr = mem, .npages = 1, .flags = 1 },
+		{ .addr = mem, .npages = 1, .flags = 0x80000000U },
+	};
+	const struct ksm_merge_range none[] = {
+		{ .addr = mem - PGSZ, .npages = 1 },
+		{ .addr = mem - PGSZ, .npages = 2 },
+		{ .addr = mem, .npages = NPAGES + 1 },
+		{ .addr = mem + NPAGES * PGSZ, .npages = 1 },
+		{ .addr = 0, .npages = 1 },
+		{ .addr = (uint64_t)-4096, .npages = 1 },
+		{ .addr = 1ULL << 63, .npages = 1 },
+		/* Cut to 32 bits, these would be ours. */
+		{ .addr = mem ^ 1ULL << 32, .npages = 1 },
+		{ .addr = mem, .npages = 1ULL << 32 | 1 },
+		{ .addr = mem, .npages = 1ULL << 52 | 1 },
+		{ .addr = mem, .npages = UINT64_MAX },
+	};
+	struct ksm_merge_range range;
+
+	ASSERT_EQ(0, register_raw(self->area, mem, NPAGES));
+	take_state(&self->state);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		range = bad[i];
+		range.size = sizeof(range);
+		EXPECT_REFUSED(EINVAL, call(self->area, KSM_MERGE_RANGE, &range));
+	}
+	for (size_t i = 0; i < sizeof(none) / sizeof(none[0]); i++) {
+		range = none[i];
+		range.size = sizeof(range);
+		EXPECT_REFUSED(ENOENT, call(self->area, KSM_MERGE_RANGE, &range));
+	}
+	/* What comes in with merged does not matter, and the rest is left alone. */
+	range = (struct ksm_merge_range){
+		.size = sizeof(range), .addr = mem, .npages = NPAGES, .merged = UINT64_MAX,
+	};
+	EXPECT_EQ(0, call(self->area, KSM_MERGE_RANGE, &range));
+	EXPECT_EQ(0, range.merged);
+	EXPECT_EQ(sizeof(range), range.size);
+	EXPECT_EQ(0, range.flags);
+	EXPECT_EQ(mem, range.addr);
+	EXPECT_EQ(NPAGES, range.npages);
+	EXPECT_TRUE(same_state(&self->state));
+}
+
+/* The same through either entry of the kernel. */
+TEST_F(abi, range_merges)
+{
+	char *mem = ksm_mmap(2 * NPAGES);
+	uint64_t merged = 0;
+
+	ksm_fill_same(mem, NPAGES, 1);
+	ksm_fn_zero((long)(mem + NPAGES * PGSZ), NPAGES, 0, 0);
+	ASSERT_EQ(0, register_raw(self->area, (uintptr_t)mem, 2 * NPAGES));
+	ASSERT_EQ(0, ksm_merge_range(self->area, mem, 2 * NPAGES, &merged));
+	EXPECT_EQ(2 * NPAGES, merged);
+	EXPECT_EQ(2, ksm_distinct(0, mem, 2 * NPAGES));
+	EXPECT_EQ(NPAGES - 1, ksm_stat("pages_sharing"));
+	EXPECT_EQ(NPAGES, ksm_stat("zero_pages"));
+	EXPECT_EQ(0, ksm_wrong_same(mem, NPAGES, 1));
+	EXPECT_EQ(0, ksm_wrong_zero(mem + NPAGES * PGSZ, NPAGES));
+}
+
+/* A caller of tomorrow has more fields; what it does not use is zero. */
+TEST_F(abi, sizes)
+{
+	const struct {
+		int fd;
+		unsigned long cmd;
+		uint32_t size;
+	} calls[] = {
+		{ self->k.dev, KSM_SET_PACE, sizeof(struct ksm_pace) },
+		{ self->k.dev, KSM_GET_PACE, sizeof(struct ksm_pace) },
+		{ self->area, KSM_MERGE_RANGE, sizeof(struct ksm_merge_range) },
+	};
+	char *two = ksm_mmap(2), *end = two + 2 * PGSZ;
+
+	ASSERT_EQ(0, register_raw(self->area, (uintptr_t)self->mem, NPAGES));
+	take_state(&self->state);
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+		const int fd = calls[i].fd;
+		const unsigned long cmd = calls[i].cmd;
+		const uint32_t size = calls[i].size;
+		/* The head is that of a good call. */
+		union {
+			uint32_t size;
+			struct ksm_pace pace;
+			struct ksm_merge_range range;
+		} head = { .range = { .addr = (uintptr_t)self->mem, .npages = 1 } };
+		const uint32_t shorter[] = { 0, 1, 4, 8, size - 1 };
+		const uint32_t longer[] = { size, size + 1, size + 8, 256, PGSZ };
+
+		if (cmd != KSM_MERGE_RANGE)
+			memset(&head, 0, sizeof(head));
+		for (size_t j = 0; j < sizeof(shorter) / sizeof(shorter[0]); j++) {
+			head.size = shorter[j];
+			memcpy(two, &head, size);
+			EXPECT_REFUSED(EINVAL, call(fd, cmd, two));
+		}
+		for (size_t j = 0; j < sizeof(longer) / sizeof(longer[0]); j++) {
+			memset(two, 0, 2 * PGSZ);
+			head.size = longer[j];
+			memcpy(two, &head, size);
+			/* What lies behind it is no business of the call's. */
+			two[longer[j]] = 1;
+			EXPECT_EQ(0, call(fd, cmd, two));
+			EXPECT_EQ(1, two[longer[j]]);
+			EXPECT_EQ(longer[j], *(uint32_t *)two);
+			EXPECT_TRUE(same_state(&self->state));
+			if (longer[j] == size)
+				continue;
+			memcpy(two, &head, size);
+			two[longer[j] - 1] = 1;
+			EXPECT_REFUSED(E2BIG, call(fd, cmd, two));
+			two[longer[j] - 1] = 0;
+			two[size] = 1;
+			EXPECT_REFUSED(E2BIG, call(fd, cmd, two));
+		}
+		/* More than a page is not looked at. */
+		memset(two, 0, 2 * PGSZ);
+		head.size = PGSZ + 1;
+		memcpy(two, &head, size);
+		EXPECT_REFUSED(E2BIG, call(fd, cmd, two));
+		head.size = UINT32_MAX;
+		memcpy(two, &head, size);
+		EXPECT_REFUSED(E2BIG, call(fd, cmd, two));
+
+		/* Bad pointers, also where only the last bytes are out of reach. */
+		EXPECT_REFUSED(EFAULT, call(fd, cmd, NULL));
+		EXPECT_REFUSED(EFAULT, call(fd, cmd, (void *)8));
+		EXPECT_REFUSED(EFAULT, call(fd, cmd, end));
+		EXPECT_REFUSED(EFAULT, call(fd, cmd, (void *)-4096L));
+		head.size = size;
+		memcpy(end - size + 4, &head, size - 4);
+		EXPECT_REFUSED(EFAULT, call(fd, cmd, end - size + 4));
+		head.size = size + 8;
+		memcpy(end - size, &head, size);
+		EXPECT_REFUSED(EFAULT, call(fd, cmd, end - size));
+		/* Those that are written must be writable. */
+		head.size = size;
+		memcpy(two, &head, size);
+		ASSERT_EQ(0, mprotect(two, PGSZ, PROT_READ));
+		EXPECT_EQ(cmd == KSM_SET_PACE ? 0 : -EFAULT, call(fd, cmd, two));
+		ASSERT_EQ(0, mprotect(two, PGSZ, PROT_READ | PROT_WRITE));
+		EXPECT_TRUE(same_state(&self->state));
+	}
+}
+
 /* ---- who may ---- */
 
 /* The three ways to lose the right to control everybody's thread. */
@@ -780,6 +1012,7 @@ static long drop_rights(long how)
 static long fn_control(long dev, long how, long scan, long unused)
 {
 	struct info start = { 5, 6, 7, ksm_control_flags_run, 0, 0 };
+	struct ksm_pace pace = { .size = sizeof(pace), .threads = 2 };
 	struct info stop = { 0 };
 	struct info get;
 	enum form form;
@@ -803,6 +1036,12 @@ static long fn_control(long dev, long how, long scan, long unused)
 		if (get.pages_to_scan != 9)
 			return 4000;
 	}
+	ret = call(dev, KSM_SET_PACE, &pace);
+	if (ret != -EPERM)
+		return 5000 + ret;
+	ret = call(dev, KSM_GET_PACE, &pace);
+	if (ret)
+		return 6000 + ret;
 	return ksm_scan(scan, 1);
 }
 
@@ -1044,6 +1283,8 @@ static const struct {
 	{ "pages_to_scan", 0444, false },
 	{ "max_pages_to_merge", 0444, false },
 	{ "sleep_us", 0444, false },
+	{ "threads", 0444, false },
+	{ "cpu_percent", 0444, false },
 };
 
 #define N_STAT_FILES (sizeof(stat_files) / sizeof(stat_files[0]))

@@ -1260,6 +1260,7 @@ static void spawn_worker(int nr)
 static void set_kthread(int dev, struct thread *t)
 {
 	struct ksm_kthread_info k = { 0 };
+	struct ksm_pace pace = { .size = sizeof(pace) };
 
 	k.pages_to_scan = 1 + rnd(t, 4096);
 	k.max_pages_to_merge = rnd(t, 3) ? 0 : 1 + rnd(t, 100);
@@ -1268,6 +1269,13 @@ static void set_kthread(int dev, struct thread *t)
 	k.flags = rnd(t, 10) ? ksm_control_flags_run : 0;
 	if (ioctl(dev, KSM_START_STOP_KTHREAD, &k)) {
 		perror("hammer: KSM_START_STOP_KTHREAD");
+		board->failed = 1;
+	}
+	/* Threads come and go at work; mostly without a budget, so that they work hard. */
+	pace.threads = 1 + rnd(t, 4);
+	pace.cpu_percent = rnd(t, 4) ? 0 : 1 + rnd(t, 100 * pace.threads);
+	if (ioctl(dev, KSM_SET_PACE, &pace)) {
+		perror("hammer: KSM_SET_PACE");
 		board->failed = 1;
 	}
 }

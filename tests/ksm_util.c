@@ -3,6 +3,8 @@
  * ksm_util.c - what the test programs share: the device, patterns, page frames,
  * helper processes. See ksm_util.h.
  */
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -55,7 +57,7 @@ void ksm_begin(struct ksm *k)
 	k->scan = ioctl(k->dev, KSM_CREATE_SCAN);
 	if (k->scan < 0)
 		ksm_die("KSM_CREATE_SCAN: %s; see the kernel log", strerror(errno));
-	if (ksm_stop(k->dev))
+	if (ksm_stop(k->dev) || ksm_set_pace(k->dev, 0, 1))
 		ksm_die("cannot stop kksmd; run the tests as root");
 	/* Frames that change for reasons other than ours would confuse the tests. */
 	ksm_write_file("/proc/sys/vm/compaction_proactiveness", "0");
@@ -143,6 +145,31 @@ int ksm_stop(int dev)
 	struct ksm_kthread_info info = { .flags = 0 };
 
 	return ioctl(dev, KSM_START_STOP_KTHREAD, &info) ? -errno : 0;
+}
+
+int ksm_set_pace(int dev, uint32_t cpu_percent, uint32_t threads)
+{
+	struct ksm_pace pace = {
+		.size = sizeof(pace),
+		.cpu_percent = cpu_percent,
+		.threads = threads,
+	};
+
+	return ioctl(dev, KSM_SET_PACE, &pace) ? -errno : 0;
+}
+
+int ksm_merge_range(int area, const void *addr, uint64_t npages, uint64_t *merged)
+{
+	struct ksm_merge_range range = {
+		.size = sizeof(range),
+		.addr = (uintptr_t)addr,
+		.npages = npages,
+	};
+	int ret = ioctl(area, KSM_MERGE_RANGE, &range) ? -errno : 0;
+
+	if (merged)
+		*merged = range.merged;
+	return ret;
 }
 
 void ksm_passes(const struct ksm *k, unsigned int passes)
@@ -236,6 +263,84 @@ long long ksm_fdinfo(int fd, const char *name)
 	if (!find_value(path, name, &value))
 		ksm_die("%s has no line \"%s:\"; mend the driver", path, name);
 	return value;
+}
+
+/* ---- the threads ---- */
+
+/* From the kernel's sched.h. */
+#define PF_KTHREAD 0x00200000
+
+/* False if there is no such task any more, or it is not a kernel thread. */
+static bool read_thread(const char *pid, char name[64], struct ksm_thread *t)
+{
+	char path[300], line[1024], *open, *close;
+	unsigned long utime, stime;
+	FILE *f;
+	char *p;
+
+	snprintf(path, sizeof(path), "/proc/%s/stat", pid);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	p = fgets(line, sizeof(line), f);
+	fclose(f);
+	open = p ? strchr(line, '(') : NULL;
+	close = p ? strrchr(line, ')') : NULL;
+	if (!open || !close ||
+	    sscanf(close + 1,
+		   " %c %*d %*d %*d %*d %*d %lu %*u %*u %*u %*u %lu %lu %*d %*d %*d %ld",
+		   &t->state, &t->flags, &utime, &stime, &t->nice) != 5)
+		return false;
+	*close = '\0';
+	snprintf(name, 64, "%s", open + 1);
+	t->pid = atoi(pid);
+	t->cpu = (utime + stime) / (double)sysconf(_SC_CLK_TCK);
+	return t->flags & PF_KTHREAD && t->state != 'X' && t->state != 'Z';
+}
+
+/* The sums of what is looked for, over all tasks; @name NULL: all of ours. */
+static unsigned int find_threads(const char *name, struct ksm_thread *found, double *cpu)
+{
+	DIR *d = opendir("/proc");
+	unsigned int n = 0;
+	struct dirent *e;
+
+	while (d && (e = readdir(d))) {
+		struct ksm_thread t;
+		char comm[64];
+
+		if (!isdigit((unsigned char)*e->d_name) || !read_thread(e->d_name, comm, &t))
+			continue;
+		if (name ? strcmp(comm, name) :
+			   strncmp(comm, "kksmd", 5) || (comm[5] && comm[5] != '/'))
+			continue;
+		n++;
+		if (found)
+			*found = t;
+		if (cpu)
+			*cpu += t.cpu;
+	}
+	if (d)
+		closedir(d);
+	return n;
+}
+
+bool ksm_find_thread(const char *name, struct ksm_thread *t)
+{
+	return find_threads(name, t, NULL) == 1;
+}
+
+unsigned int ksm_count_threads(void)
+{
+	return find_threads(NULL, NULL, NULL);
+}
+
+double ksm_threads_cpu(void)
+{
+	double cpu = 0;
+
+	find_threads(NULL, NULL, &cpu);
+	return cpu;
 }
 
 /* ---- memory ---- */

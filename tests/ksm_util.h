@@ -54,8 +54,9 @@ struct ksm {
 };
 
 /*
- * Open the device, stop kksmd, and make sure that no other program has memory
- * registered or merged: the tests count everything. Dies if any of it fails.
+ * Open the device, stop kksmd, give it one thread and the fixed pace, and make sure
+ * that no other program has memory registered or merged: the tests count everything.
+ * Dies if any of it fails.
  */
 void ksm_begin(struct ksm *k);
 void ksm_finish(struct ksm *k);
@@ -72,6 +73,9 @@ int ksm_scan(int scan_fd, uint64_t pages);
 /* 0 or -errno. */
 int ksm_start(int dev, uint32_t pages, uint32_t max_merge, uint32_t sleep_us);
 int ksm_stop(int dev);
+int ksm_set_pace(int dev, uint32_t cpu_percent, uint32_t threads);
+/* 0 or -errno; @merged may be NULL. */
+int ksm_merge_range(int area, const void *addr, uint64_t npages, uint64_t *merged);
 
 /* Let the scan fd visit everything that is registered @passes times. */
 void ksm_passes(const struct ksm *k, unsigned int passes);
@@ -93,6 +97,31 @@ long long ksm_stat(const char *name);
 bool ksm_wait_stat(const char *name, long long value);
 /* The value of "NAME:" in /proc/PID/fdinfo/FD of this process. */
 long long ksm_fdinfo(int fd, const char *name);
+
+/* ---- the threads ---- */
+
+/**
+ * struct ksm_thread - what /proc/PID/stat says of a kernel thread
+ * @pid: its process id
+ * @state: R, S, I, ...
+ * @flags: PF_*
+ * @nice: its nice value
+ * @cpu: CPU time that it has used, in seconds
+ */
+struct ksm_thread {
+	pid_t pid;
+	char state;
+	unsigned long flags;
+	long nice;
+	double cpu;
+};
+
+/* The only kernel thread of this name; false if there is none, or more than one. */
+bool ksm_find_thread(const char *name, struct ksm_thread *t);
+/* kksmd, kksmd/1, ...: how many kernel threads have such a name. */
+unsigned int ksm_count_threads(void);
+/* CPU time of all of them together, in seconds. */
+double ksm_threads_cpu(void);
 
 /* ---- memory ---- */
 

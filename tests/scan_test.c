@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * scan_test.c - KSM_SCAN and kksmd: signals, limits, several scanners at once,
- * pacing, starting and stopping, suspend
+ * the fixed pace, starting and stopping, suspend; pace_test.c has the rest
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -23,7 +22,6 @@
 #include "ksm_harness.h"
 
 /* From the kernel's sched.h: the thread is not frozen for suspend. */
-#define PF_KTHREAD	0x00200000
 #define PF_NOFREEZE	0x00008000
 
 static double now(void)
@@ -470,69 +468,11 @@ TEST_F(device, exit_while_scanned)
 
 /* ---- kksmd ---- */
 
-struct stat_line {
-	char state;
-	unsigned long flags, utime, stime;
-	long nice;
-};
-
-static bool read_stat(pid_t pid, struct stat_line *s)
-{
-	char path[64], line[1024], *p;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	f = fopen(path, "re");
-	if (!f)
-		return false;
-	p = fgets(line, sizeof(line), f);
-	fclose(f);
-	if (!p)
-		return false;
-	p = strrchr(line, ')');
-	return p && sscanf(p + 1,
-			   " %c %*d %*d %*d %*d %*d %lu %*u %*u %*u %*u %lu %lu %*d %*d %*d %ld",
-			   &s->state, &s->flags, &s->utime, &s->stime, &s->nice) == 5;
-}
-
-/* The only thread of that name, or 0. */
-static pid_t find_kksmd(void)
-{
-	DIR *d = opendir("/proc");
-	struct dirent *e;
-	pid_t found = 0;
-	int n = 0;
-
-	while (d && (e = readdir(d))) {
-		char path[300], name[32] = "";
-		struct stat_line s;
-		FILE *f;
-
-		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
-		f = fopen(path, "re");
-		if (!f)
-			continue;
-		if (!fgets(name, sizeof(name), f))
-			name[0] = '\0';
-		fclose(f);
-		if (strcmp(name, "kksmd\n") || !read_stat(atoi(e->d_name), &s) ||
-		    !(s.flags & PF_KTHREAD))
-			continue;
-		found = atoi(e->d_name);
-		n++;
-	}
-	if (d)
-		closedir(d);
-	return n == 1 ? found : 0;
-}
-
 TEST_F(device, kksmd_is_polite)
 {
-	pid_t pid = find_kksmd();
-	struct stat_line s, later;
+	struct ksm_thread s, later;
 
-	ASSERT_NE(0, pid);
-	ASSERT_TRUE(read_stat(pid, &s));
+	ASSERT_TRUE(ksm_find_thread("kksmd", &s));
 	EXPECT_EQ(5, s.nice);
 	EXPECT_EQ(0, s.flags & PF_NOFREEZE);
 	/* Stopped it sleeps, without counting as load and without waking up. */
@@ -540,13 +480,13 @@ TEST_F(device, kksmd_is_polite)
 		TH_LOG("state %c", s.state);
 	}
 	sleep(1);
-	ASSERT_TRUE(read_stat(pid, &later));
-	EXPECT_GE(1, later.utime + later.stime - s.utime - s.stime);
+	ASSERT_TRUE(ksm_find_thread("kksmd", &later));
+	EXPECT_GE(0.015, later.cpu - s.cpu);
 
 	/* Sleeping for an hour it does so just as well. */
 	ASSERT_EQ(0, ksm_start(self->k.dev, 1, 0, 3600000000U));
 	usleep(500000);
-	ASSERT_TRUE(read_stat(pid, &s));
+	ASSERT_TRUE(ksm_find_thread("kksmd", &s));
 	EXPECT_TRUE(s.state == 'S' || s.state == 'I') {
 		TH_LOG("state %c", s.state);
 	}
@@ -627,16 +567,14 @@ TEST_F(device, kksmd_sleeps_microseconds)
 TEST_F(device, kksmd_wakes_for_a_registration)
 {
 	char *mem = ksm_mmap(64);
-	pid_t pid = find_kksmd();
-	struct stat_line s, later;
+	struct ksm_thread s, later;
 
-	ASSERT_NE(0, pid);
 	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 0));
 	usleep(200000);
-	ASSERT_TRUE(read_stat(pid, &s));
+	ASSERT_TRUE(ksm_find_thread("kksmd", &s));
 	sleep(1);
-	ASSERT_TRUE(read_stat(pid, &later));
-	EXPECT_GE(50, later.utime + later.stime - s.utime - s.stime);
+	ASSERT_TRUE(ksm_find_thread("kksmd", &later));
+	EXPECT_GE(0.5, later.cpu - s.cpu);
 	ksm_fill_same(mem, 64, 1);
 	ASSERT_EQ(0, ksm_register(self->area, mem, 64));
 	EXPECT_TRUE(wait_for_more("pages_scanned", 256, 3));
@@ -709,6 +647,7 @@ TEST_F(device, suspend)
 		SKIP(return, "this kernel has no /sys/power/pm_test to suspend with");
 	ksm_fill(mem, n, 1);
 	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 3));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 1000, 0, 0));
 	before = ksm_stat("pages_scanned");
 	sleep(1);

@@ -73,8 +73,8 @@ static unsigned long field(const char *line, const char *name)
 	return p ? strtoul(p + strlen(name), NULL, 0) : 0;
 }
 
-/* Reads what was traced since the last time. */
-static int read_events(struct event *events)
+/* Reads what was traced since it was cleared. */
+static int peek_events(struct event *events)
 {
 	char line[512], *p;
 	int n = 0;
@@ -106,8 +106,16 @@ static int read_events(struct event *events)
 		n++;
 	}
 	fclose(f);
+	return n;
+}
+
+/* Reads what was traced since the last time. */
+static int read_events(struct event *events)
+{
+	int n = peek_events(events);
 	/* To truncate it is what empties the buffer. */
-	f = fopen(INSTANCE "/trace", "we");
+	FILE *f = fopen(INSTANCE "/trace", "we");
+
 	if (!f)
 		ksm_die("cannot clear " INSTANCE "/trace: %s", strerror(errno));
 	fclose(f);
@@ -258,6 +266,51 @@ TEST_F(trace, interrupted_scan)
 	ASSERT_EQ(1, count(self->events, self->nr, "scan_end"));
 	EXPECT_EQ(-EINTR, self->events[self->nr - 1].err);
 	EXPECT_GT(UINT32_MAX, self->events[self->nr - 1].visited);
+}
+
+/*
+ * A round is one of all threads: its number of pages is not each one's, and is neither
+ * more nor less than that with any number of threads.
+ */
+TEST_F(trace, a_round_of_several_threads)
+{
+	static const struct {
+		unsigned int pages, threads;
+	} rounds[] = { { 10, 1 }, { 10, 4 }, { 3, 8 }, { 1, 64 }, { 65, 64 }, { 2000, 3 } };
+	const size_t n = 512;
+	char *mem = ksm_mmap(n);
+
+	ksm_fill(mem, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	for (size_t i = 0; i < sizeof(rounds) / sizeof(rounds[0]); i++) {
+		const unsigned int pages = rounds[i].pages, threads = rounds[i].threads;
+		unsigned long visited = 0;
+		int scans = 0;
+
+		ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, threads));
+		read_events(self->events);
+		ASSERT_EQ(0, ksm_start(self->k.dev, pages, 0, 3600000000U));
+		/* What comes in the half second after it is done is too much. */
+		for (int wait = 0; wait < 100 + 5; wait++) {
+			usleep(100000);
+			self->nr = peek_events(self->events);
+			visited = 0;
+			scans = 0;
+			for (int e = 0; e < self->nr; e++) {
+				if (strcmp(self->events[e].name, "scan_end"))
+					continue;
+				scans++;
+				visited += self->events[e].visited;
+			}
+			if (visited >= pages && wait < 100)
+				wait = 100;
+		}
+		EXPECT_EQ(pages, visited) {
+			TH_LOG("%u threads", threads);
+		}
+		EXPECT_EQ(pages < threads ? pages : threads, (unsigned int)scans);
+		ASSERT_EQ(0, ksm_stop(self->k.dev));
+	}
 }
 
 TEST_HARNESS_MAIN

@@ -9,7 +9,6 @@
  * with EXTRA_SYMBOL= and named by KSMDEV_MISSING_KO (or ksmdev-missing.ko next to
  * this program).
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -73,30 +72,6 @@ static void load(void)
 		ksm_die("modprobe ksmdev gave no /dev/ksm; see the kernel log");
 }
 
-static int count_threads(const char *name)
-{
-	DIR *d = opendir("/proc");
-	struct dirent *e;
-	char path[300], comm[32];
-	int n = 0;
-
-	while (d && (e = readdir(d))) {
-		FILE *f;
-
-		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
-		f = fopen(path, "re");
-		if (!f)
-			continue;
-		if (fgets(comm, sizeof(comm), f) && !strncmp(comm, name, strlen(name)) &&
-		    comm[strlen(name)] == '\n')
-			n++;
-		fclose(f);
-	}
-	if (d)
-		closedir(d);
-	return n;
-}
-
 /* Nothing with our name may be left when the module is gone. */
 static bool nothing_left(void)
 {
@@ -115,8 +90,8 @@ static bool nothing_left(void)
 		printf("# %s is still there\n", paths[i]);
 		nothing = false;
 	}
-	if (count_threads("kksmd")) {
-		printf("# kksmd is still there\n");
+	if (ksm_count_threads()) {
+		printf("# %u threads are still there\n", ksm_count_threads());
 		nothing = false;
 	}
 	f = fopen("/proc/misc", "re");
@@ -219,7 +194,7 @@ TEST_F(module, fresh_after_load)
 		"pages_shared", "pages_sharing", "pages_unshared", "pages_volatile",
 		"zero_pages", "pages_scanned", "pages_skipped", "full_scans",
 		"kernel_pages", "areas", "regions", "pages_registered", "run",
-		"pages_to_scan", "max_pages_to_merge", "sleep_us",
+		"pages_to_scan", "max_pages_to_merge", "sleep_us", "cpu_percent",
 	};
 	struct ksm_kthread_info info;
 	int dev;
@@ -232,7 +207,8 @@ TEST_F(module, fresh_after_load)
 			TH_LOG("%s", zero[i]);
 		}
 	}
-	EXPECT_EQ(1, count_threads("kksmd"));
+	EXPECT_EQ(1, ksm_stat("threads"));
+	EXPECT_EQ(1, ksm_count_threads());
 	memset(&info, 0xff, sizeof(info));
 	dev = ksm_open();
 	ASSERT_EQ(0, ioctl(dev, KSM_GET_INFO_KTHREAD, &info));
@@ -261,6 +237,39 @@ TEST_F(module, unload_with_kksmd_running)
 		EXPECT_TRUE(nothing_left());
 		load();
 	}
+}
+
+/* So do all of many threads, at either pace, with memory to scan and without. */
+TEST_F(module, unload_with_many_threads_running)
+{
+	static const uint32_t cpu_percent[] = { 0, 100, 1 };
+	const size_t n = 2048;
+	char *mem = ksm_mmap(n);
+	double began;
+	struct ksm k;
+	int area;
+
+	ksm_fill(mem, n, 1);
+	for (int i = 0; i < 6; i++) {
+		ksm_begin(&k);
+		area = ksm_area(&k);
+		if (i / 3)
+			ASSERT_EQ(0, ksm_register(area, mem, n));
+		ASSERT_EQ(0, ksm_set_pace(k.dev, cpu_percent[i % 3], i / 3 ? 8 : 64));
+		ASSERT_EQ(0, ksm_start(k.dev, 1000, 0, 0));
+		EXPECT_EQ(i / 3 ? 8 : 64, ksm_count_threads());
+		usleep(200000);
+		/* ksm_finish() would stop them. */
+		close(area);
+		close(k.scan);
+		close(k.dev);
+		began = now();
+		ASSERT_EQ(0, unload_soon());
+		EXPECT_GT(5.0, now() - began);
+		EXPECT_TRUE(nothing_left());
+		load();
+	}
+	EXPECT_EQ(0, ksm_wrong(mem, n, 1));
 }
 
 /*
@@ -556,7 +565,7 @@ TEST_F(module, second_load_is_refused)
 	snprintf(path, sizeof(path), "/lib/modules/%s/extra/ksmdev.ko", release);
 	EXPECT_EQ(-EEXIST, insert(path));
 	EXPECT_TRUE(loaded());
-	EXPECT_EQ(1, count_threads("kksmd"));
+	EXPECT_EQ(1, ksm_count_threads());
 }
 
 TEST_F(module, missing_function_is_named)
