@@ -139,6 +139,13 @@ int index_resize(unsigned long slots)
 	return 0;
 }
 
+static void link_slot(struct chunk *chunk, unsigned int nr, u32 bucket)
+{
+	lockdep_assert_held(lock_of(bucket));
+	chunk->slots[nr].next = buckets[bucket];
+	buckets[bucket] = number_of(chunk, nr);
+}
+
 /**
  * index_insert() - make a slot's page a candidate
  * @chunk: the chunk
@@ -148,14 +155,12 @@ int index_resize(unsigned long slots)
  */
 void index_insert(struct chunk *chunk, unsigned int nr)
 {
-	struct slot *slot = &chunk->slots[nr];
 	u32 bucket;
 
 	down_read(&resize_sem);
-	bucket = bucket_of(slot->fingerprint);
+	bucket = bucket_of(chunk->slots[nr].fingerprint);
 	spin_lock(lock_of(bucket));
-	slot->next = buckets[bucket];
-	buckets[bucket] = number_of(chunk, nr);
+	link_slot(chunk, nr, bucket);
 	spin_unlock(lock_of(bucket));
 	up_read(&resize_sem);
 }
@@ -186,18 +191,20 @@ void index_remove(struct chunk *chunk, unsigned int nr)
 }
 
 /**
- * index_find() - candidates whose contents may be those of a page
- * @fingerprint: the page's
- * @chunk: its chunk
- * @nr: its slot, which is not a match
+ * index_find() - candidates whose contents may be those of a slot's page
+ * @chunk: the chunk
+ * @nr: which slot; it is not a match itself
+ * @insert: make it a candidate if there are none, so that of two scans that come with
+ *	equal pages one finds the other's
  * @found: set to the numbers of matching slots
  *
  * Context: @chunk->lock held.
  * Return: how many were found.
  */
-unsigned int index_find(u32 fingerprint, struct chunk *chunk, unsigned int nr,
+unsigned int index_find(struct chunk *chunk, unsigned int nr, bool insert,
 			u32 found[INDEX_TRIES])
 {
+	u32 fingerprint = chunk->slots[nr].fingerprint;
 	u32 self = number_of(chunk, nr);
 	unsigned int n = 0, length = 0;
 	u32 bucket, number;
@@ -213,6 +220,8 @@ unsigned int index_find(u32 fingerprint, struct chunk *chunk, unsigned int nr,
 			found[n++] = number;
 		number = slot->next;
 	}
+	if (!n && insert)
+		link_slot(chunk, nr, bucket);
 	spin_unlock(lock_of(bucket));
 	up_read(&resize_sem);
 	return n;

@@ -52,12 +52,24 @@ static void plan(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_fo
 	found->planned = true;
 }
 
+/* Plan to merge a page with the shared page that equals it, if there is one. */
+static bool find_shared(struct ksmdev_scan *scan, struct chunk *chunk,
+			struct ksmdev_found *found)
+{
+	struct page *kpage = shared_find(chunk->slots[found->nr].fingerprint, found->page);
+
+	if (!kpage)
+		return false;
+	plan(scan, chunk, found, kpage);
+	scan->planned++;
+	return true;
+}
+
 static void find_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 			 struct ksmdev_found *found)
 {
 	u32 fingerprint = chunk->slots[found->nr].fingerprint;
 	u32 numbers[INDEX_TRIES];
-	struct page *kpage;
 	unsigned int i;
 
 	if (!may_merge(scan)) {
@@ -69,14 +81,21 @@ static void find_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 		scan->planned++;
 		return;
 	}
-	kpage = shared_find(fingerprint, found->page);
-	if (kpage) {
-		plan(scan, chunk, found, kpage);
-		scan->planned++;
+	if (find_shared(scan, chunk, found))
+		return;
+	found->alike = chunk_candidates(chunk, found->nr, numbers);
+	if (!found->alike) {
+		/*
+		 * It is one now, for the next page to find. Another scan may have just
+		 * made a shared page of the one that was there.
+		 */
+		if (!find_shared(scan, chunk, found)) {
+			look_settle(chunk, found);
+			found->eligible = false;
+		}
 		return;
 	}
-	found->alike = index_find(fingerprint, chunk, found->nr, numbers);
-	if (found->alike && (scan->no_room || !shared_room())) {
+	if (scan->no_room || !shared_room()) {
 		found->held = true;
 		return;
 	}
@@ -86,13 +105,7 @@ static void find_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 			.found = found - scan->found,
 		};
 	/* The page and the candidate. */
-	if (found->alike)
-		scan->planned += 2;
-	/* At once, so that the next page of the batch finds it. */
-	if (!found->alike) {
-		look_settle(chunk, found);
-		found->eligible = false;
-	}
+	scan->planned += 2;
 }
 
 static int by_slot(const void *a, const void *b)
@@ -165,8 +178,13 @@ static void compare(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev
 {
 	struct slot *slot = &other->slots[candidate->slot];
 
-	if (slot->state != SLOT_UNSHARED || candidate->page == found->page)
+	if (candidate->page == found->page)
 		return;
+	if (slot->state != SLOT_UNSHARED) {
+		/* Another scan merged it: next time there is a shared page. */
+		found->partner = true;
+		return;
+	}
 	if (!ksmdev_pages_identical(candidate->page, found->page))
 		return;
 	found->partner = true;
@@ -254,8 +272,12 @@ static void match_wants(struct ksmdev_scan *scan, struct chunk *chunk)
 
 		for (n = 1; i + n < scan->nr_wants && want[n].slot / CHUNK_SLOTS == id; n++)
 			;
-		if (!other)
+		if (!other) {
+			/* Gone just now: next time there is another, or none. */
+			for (j = 0; j < n; j++)
+				scan->found[want[j].found].partner = true;
 			continue;
+		}
 		if (other == chunk) {
 			match_with(scan, chunk, other, want, n);
 		} else if (mutex_trylock(&other->lock)) {

@@ -298,6 +298,16 @@ out:
 	return chunk;
 }
 
+static void count_state(struct chunk *chunk, enum slot_state from, enum slot_state to)
+{
+	atomic_long_t *counters = chunk->region->area->counters.slots;
+
+	if (from != to) {
+		atomic_long_dec(&counters[from]);
+		atomic_long_inc(&counters[to]);
+	}
+}
+
 /**
  * chunk_set() - record what was found at a page
  * @chunk: the chunk
@@ -312,7 +322,6 @@ out:
 void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint)
 {
 	struct slot *slot = &chunk->slots[nr];
-	atomic_long_t *counters = chunk->region->area->counters.slots;
 
 	lockdep_assert_held(&chunk->lock);
 	if (slot->state == state && slot->fingerprint == fingerprint)
@@ -323,14 +332,33 @@ void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 
 		shared_lost_mapper();
 	if (slot->fingerprint != fingerprint)
 		slot->vote = false;
-	if (slot->state != state) {
-		atomic_long_dec(&counters[slot->state]);
-		atomic_long_inc(&counters[state]);
-	}
+	count_state(chunk, slot->state, state);
 	slot->state = state;
 	slot->fingerprint = fingerprint;
 	if (state == SLOT_UNSHARED)
 		index_insert(chunk, nr);
+}
+
+/**
+ * chunk_candidates() - find candidates for a slot's page, or make it one
+ * @chunk: the chunk
+ * @nr: which slot, in SLOT_VOLATILE or SLOT_UNSHARED
+ * @found: room for INDEX_TRIES; set to the numbers of slots with its fingerprint
+ *
+ * Context: @chunk->lock held.
+ * Return: how many there are; if none, the slot is in SLOT_UNSHARED now.
+ */
+unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found)
+{
+	struct slot *slot = &chunk->slots[nr];
+	unsigned int n = index_find(chunk, nr, slot->state != SLOT_UNSHARED, found);
+
+	lockdep_assert_held(&chunk->lock);
+	if (!n) {
+		count_state(chunk, slot->state, SLOT_UNSHARED);
+		slot->state = SLOT_UNSHARED;
+	}
+	return n;
 }
 
 /**

@@ -358,9 +358,9 @@ static int merge_round(struct ksmdev_scan *scan, struct ksmdev_area *area,
  * A page is merged with any that is equal and known: in the range, or scanned before.
  *
  * Context: Process. Sleeps.
- * Return: 0; -EINVAL if @addr is not page aligned or the range is empty or not all in
- * user space; -ENOENT if it is not all registered with @area by this process; -EINTR
- * if @interrupted said so; -ENOMEM.
+ * Return: 0; -EINVAL if @addr is not page aligned or the range is empty; -ENOENT if it
+ * is not all registered with @area by this process; -EINTR if @interrupted said so;
+ * -ENOMEM.
  */
 int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merged,
 		       bool (*interrupted)(void))
@@ -370,9 +370,10 @@ int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merg
 	int err = 0;
 
 	*merged = 0;
-	if (!PAGE_ALIGNED(addr) || !npages || addr >= TASK_SIZE ||
-	    npages > (TASK_SIZE - addr) >> PAGE_SHIFT)
+	if (!PAGE_ALIGNED(addr) || !npages)
 		return -EINVAL;
+	if (addr >= TASK_SIZE || npages > (TASK_SIZE - addr) >> PAGE_SHIFT)
+		return -ENOENT;
 	if (!area_covers(area, addr, addr + (npages << PAGE_SHIFT)))
 		return -ENOENT;
 	scan = ksmdev_scan_create();

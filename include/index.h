@@ -23,7 +23,7 @@ unsigned long index_bytes(void);
 int index_resize(unsigned long slots);
 void index_insert(struct chunk *chunk, unsigned int nr);
 void index_remove(struct chunk *chunk, unsigned int nr);
-unsigned int index_find(u32 fingerprint, struct chunk *chunk, unsigned int nr,
+unsigned int index_find(struct chunk *chunk, unsigned int nr, bool insert,
 			u32 found[INDEX_TRIES]);
 
 extern unsigned long ksmdev_max_kernel_pages;
