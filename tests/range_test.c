@@ -232,7 +232,7 @@ static void on_alarm(int sig)
 }
 
 /* Nothing is lost, and nothing counted twice. */
-TEST_F(device, interrupted)
+TEST_F_TIMEOUT(device, interrupted, 240)
 {
 	const size_t n = 8192;
 	struct sigaction sa = { .sa_handler = on_alarm };
@@ -269,7 +269,7 @@ TEST_F(device, interrupted)
 }
 
 /* With threads that scan the same memory all the while, and with other callers. */
-TEST_F(device, among_others)
+TEST_F_TIMEOUT(device, among_others, 240)
 {
 	const size_t n = 1024;
 	char *mem = ksm_mmap(n);
