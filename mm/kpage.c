@@ -105,6 +105,24 @@ void ksmdev_kpage_forget(struct ksmdev_kpage *kpage)
 	WRITE_ONCE(kpage->cookie, 0);
 }
 
+/*
+ * Words of a cache line: one branch for each is all that the loops below take. The
+ * kernel's memcmp() compares word by word, or byte by byte where the architecture
+ * does not say that unaligned words are cheap.
+ */
+#define LINE_WORDS 8
+
+static u64 line_or(const u64 *p)
+{
+	return p[0] | p[1] | p[2] | p[3] | p[4] | p[5] | p[6] | p[7];
+}
+
+static u64 line_differs(const u64 *p, const u64 *q)
+{
+	return (p[0] ^ q[0]) | (p[1] ^ q[1]) | (p[2] ^ q[2]) | (p[3] ^ q[3]) |
+	       (p[4] ^ q[4]) | (p[5] ^ q[5]) | (p[6] ^ q[6]) | (p[7] ^ q[7]);
+}
+
 /**
  * ksmdev_page_is_zero() - are all bytes of a page zero
  * @page: a page the caller holds a reference to
@@ -114,11 +132,14 @@ void ksmdev_kpage_forget(struct ksmdev_kpage *kpage)
  */
 bool ksmdev_page_is_zero(struct page *page)
 {
-	void *data = kmap_local_page(page);
-	bool zero = !memchr_inv(data, 0, PAGE_SIZE);
+	const u64 *data = kmap_local_page(page);
+	unsigned int i;
 
+	for (i = 0; i < PAGE_SIZE / sizeof(u64); i += LINE_WORDS)
+		if (line_or(data + i))
+			break;
 	kunmap_local(data);
-	return zero;
+	return i == PAGE_SIZE / sizeof(u64);
 }
 
 /**
@@ -145,11 +166,14 @@ void ksmdev_prefetch_page(struct page *page)
  */
 bool ksmdev_pages_identical(struct page *a, struct page *b)
 {
-	void *data_a = kmap_local_page(a);
-	void *data_b = kmap_local_page(b);
-	bool same = !memcmp(data_a, data_b, PAGE_SIZE);
+	const u64 *data_a = kmap_local_page(a);
+	const u64 *data_b = kmap_local_page(b);
+	unsigned int i;
 
+	for (i = 0; i < PAGE_SIZE / sizeof(u64); i += LINE_WORDS)
+		if (line_differs(data_a + i, data_b + i))
+			break;
 	kunmap_local(data_b);
 	kunmap_local(data_a);
-	return same;
+	return i == PAGE_SIZE / sizeof(u64);
 }
