@@ -774,8 +774,9 @@ static void measure(const struct scanner *scanner)
 		sample(name, "metadata", "bytes/page", scanner,
 		       scanner->metadata() / all_pages());
 	if (scanner == &ksmdev) {
-		sample(name, "longest lock hold", "us", scanner,
-		       ksmdev_stat("longest_hold_us"));
+		if (!clock_is_coarse)
+			sample(name, "longest lock hold", "us", scanner,
+			       ksmdev_stat("longest_hold_us"));
 		if (splits != UNKNOWN && load->huge)
 			sample(name, "huge pages split", "pages", scanner,
 			       ksmdev_stat("thp_splits") - splits);
@@ -893,6 +894,10 @@ static void run(const struct workload *workload, unsigned int round, bool quick,
 	load_pages = load->mib * MIB_PAGES;
 	if (!map_memory()) {
 		say("%s: this kernel has no room for such a mapping", load->name);
+		return;
+	}
+	if (load->what & TLB && tlb_interrupts() == UNKNOWN) {
+		say("%s: this kernel has no interrupts for TLB flushes", load->name);
 		return;
 	}
 	if (load->huge && access("/sys/kernel/mm/transparent_hugepage", F_OK)) {
