@@ -345,6 +345,12 @@ static uint64_t now_us(void)
 	return ts.tv_sec * 1000000ULL + ts.tv_nsec / 1000;
 }
 
+static void *scan_once(void *arg)
+{
+	ksm_passes(arg, 1);
+	return NULL;
+}
+
 struct toggler {
 	volatile uint64_t *word[4];
 	volatile int stop;
@@ -571,6 +577,13 @@ struct pinned_write {
 	ssize_t result;
 };
 
+struct pinned_read {
+	char *to, *from;
+	size_t npages;
+	uint64_t when_us;
+	ssize_t result;
+};
+
 static void *pinned_writer(void *arg)
 {
 	struct pinned_write *w = arg;
@@ -635,6 +648,141 @@ TEST_F(device, write_through_pin)
 		EXPECT_EQ(ksm_same_frames(0, a, 0, b, N), N);
 		ASSERT_EQ(madvise(source, PGSZ, MADV_DONTNEED), 0);
 	}
+	close(uffd);
+}
+
+static void *pinned_reader(void *arg)
+{
+	struct pinned_read *r = arg;
+	struct iovec local = { r->to, r->npages * PGSZ };
+	struct iovec remote = { r->from, r->npages * PGSZ };
+	struct timespec ts = {
+		.tv_sec = r->when_us / 1000000,
+		.tv_nsec = r->when_us % 1000000 * 1000,
+	};
+
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
+	r->result = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+	return NULL;
+}
+
+/*
+ * Frames that are no longer where @addr maps them and that somebody holds all the
+ * same: anonymous still, and mapped by nobody.
+ */
+static size_t count_left_behind(const char *addr, size_t npages, const uint64_t *before)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < npages; i++)
+		n += ksm_pfn(0, ksm_page(addr, i)) != before[i] &&
+		     ksm_pfn_is(before[i], KPF_BIT_ANON) && !ksm_kpagecount(before[i]);
+	return n;
+}
+
+/*
+ * While pages are compared their ptes are read-only and do not change, so that
+ * pages can be pinned for reading; and who pins a page, for however long, must see
+ * what is written to it afterwards. That the page lost its exclusiveness is all that
+ * tells get_user_pages() to pin a copy instead, which ends the merge.
+ *
+ * process_vm_readv() pins its source, then waits in a page fault for its
+ * destination. Many of them, for a few pages each, come one after the other around
+ * the time when the pages were merged in the round before.
+ */
+TEST_F_TIMEOUT(device, read_pin_during_merge, 120)
+{
+	enum { READERS = 16, EACH = 16, PAGES = READERS * EACH, ROUNDS = 96 };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_api api = { .api = UFFD_API };
+	size_t late = 0, prevented = 0;
+	uint64_t before[PAGES], length, span, first;
+	static char data[PAGES * PGSZ];
+	char *a, *b, *to;
+	int uffd;
+
+	make_twins(&self->k, self->area, &a, &b, PAGES, 55);
+	to = ksm_mmap(PAGES);
+	uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	ASSERT_GE(uffd, 0);
+	ASSERT_EQ(ioctl(uffd, UFFDIO_API, &api), 0);
+	reg.range.start = (uintptr_t)to;
+	reg.range.len = PAGES * PGSZ;
+	ASSERT_EQ(ioctl(uffd, UFFDIO_REGISTER, &reg), 0);
+
+	ksm_passes(&self->k, 1);
+	length = now_us();
+	ksm_passes(&self->k, 1);
+	length = now_us() - length;
+	first = 0;
+	span = length;
+	for (int round = 0; round < ROUNDS; round++) {
+		struct pollfd pfd = { .fd = uffd, .events = POLLIN };
+		struct uffdio_copy copy = {
+			.dst = (uintptr_t)to,
+			.src = (uintptr_t)data,
+			.len = PAGES * PGSZ,
+		};
+		struct pinned_read r[READERS];
+		pthread_t threads[READERS];
+		struct uffd_msg msg;
+		uint64_t begin;
+
+		ASSERT_EQ(ksm_unmerge(self->area), 0);
+		ksm_fill(a, PAGES, 100 + round);
+		ksm_fill(b, PAGES, 100 + round);
+		ksm_pfns(0, a, PAGES, before);
+		ksm_passes(&self->k, 1);
+
+		begin = now_us() + 2000;
+		for (int i = 0; i < READERS; i++) {
+			r[i] = (struct pinned_read){
+				.to = ksm_page(to, i * EACH),
+				.from = ksm_page(a, i * EACH),
+				.npages = EACH,
+				.when_us = begin + first + span * i / READERS,
+			};
+			ASSERT_EQ(pthread_create(&threads[i], NULL, pinned_reader, &r[i]), 0);
+		}
+		while (now_us() < begin)
+			;
+		ksm_passes(&self->k, 1);
+		for (int i = 0; i < READERS; i++) {
+			ASSERT_EQ(poll(&pfd, 1, 20000), 1);
+			ASSERT_EQ(read(uffd, &msg, sizeof(msg)), (ssize_t)sizeof(msg));
+			ASSERT_EQ(msg.event, UFFD_EVENT_PAGEFAULT);
+		}
+
+		/* What is on its way to the LRU lists is held as well. */
+		ksm_write_file("/proc/sys/vm/compact_memory", "1");
+		EXPECT_EQ(count_left_behind(a, PAGES, before), 0) TH_LOG("round %d", round);
+		first += span;
+		for (int i = READERS - 1; i >= 0; i--) {
+			size_t n = ksm_same_frames(0, r[i].from, 0,
+						   ksm_page(b, i * EACH), EACH);
+
+			late += n == EACH;
+			prevented += !n;
+			if (n == EACH)
+				first = r[i].when_us - begin;
+		}
+		span = length / 4;
+		first -= first < span / 2 ? first : span / 2;
+
+		ASSERT_EQ(ioctl(uffd, UFFDIO_COPY, &copy), 0);
+		for (int i = 0; i < READERS; i++) {
+			pthread_join(threads[i], NULL);
+			EXPECT_EQ(r[i].result, (ssize_t)(EACH * PGSZ));
+		}
+		ASSERT_EQ(madvise(to, PAGES * PGSZ, MADV_DONTNEED), 0);
+		ASSERT_EQ(ksm_wrong(a, PAGES, 100 + round), 0);
+		ASSERT_EQ(ksm_wrong(b, PAGES, 100 + round), 0);
+	}
+	TH_LOG("of %d pins, %zu came too late for the merge and %zu prevented it",
+	       ROUNDS * READERS, late, prevented);
+	/* Some on either side, so that some came in between. */
+	EXPECT_GT(late, 0);
+	EXPECT_GT(prevented, 0);
 	close(uffd);
 }
 
@@ -1183,12 +1331,6 @@ TEST_F(swap, dirty_not_lost_after_failed_merge)
 	page_out(b, 8);
 	EXPECT_EQ(ksm_wrong(a, 8, 111), 0);
 	EXPECT_EQ(ksm_wrong(b, 8, 111), 0);
-}
-
-static void *scan_once(void *arg)
-{
-	ksm_passes(arg, 1);
-	return NULL;
 }
 
 /*
