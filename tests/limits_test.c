@@ -287,6 +287,52 @@ TEST_F(limit, shrinker)
 	EXPECT_EQ(0, ksm_wrong_same(kept, n, 2));
 }
 
+/* Two equal pages each, merged; then all of them written, so that nobody maps them. */
+static bool leave_shared_pages(const struct ksm *k, char *mem, size_t n, int round)
+{
+	ksm_fill(mem, n, 2 * round);
+	ksm_fill(mem + n * PGSZ, n, 2 * round);
+	ksm_merge_all(k);
+	if (ksm_stat("pages_shared") != (long long)n)
+		return false;
+	ksm_fill(mem, 2 * n, 2 * round + 1);
+	return ksm_stat("kernel_pages") == (long long)n;
+}
+
+/* Each of those whose work it is to free such pages does so without the others. */
+TEST_F(limit, all_ways_to_free)
+{
+	const size_t n = 512;
+	char *mem = ksm_mmap(2 * n);
+
+	/*
+	 * An area that another test closed makes the driver look for such pages for
+	 * some seconds yet.
+	 */
+	sleep(8);
+	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
+
+	/* The end of a pass. */
+	ASSERT_TRUE(leave_shared_pages(&self->k, mem, n, 1));
+	ksm_passes(&self->k, 2);
+	EXPECT_EQ(0, ksm_stat("kernel_pages"));
+
+	/* The shrinker, which is asked again if it ran a moment ago. */
+	ASSERT_TRUE(leave_shared_pages(&self->k, mem, n, 2));
+	for (int i = 0; i < 20 && ksm_stat("kernel_pages"); i++) {
+		ASSERT_EQ(0, ksm_write_file("/proc/sys/vm/drop_caches", "2"));
+		usleep(50000);
+	}
+	EXPECT_EQ(0, ksm_stat("kernel_pages"));
+
+	/* The end of a registration. */
+	ksm_passes(&self->k, 2);
+	ASSERT_TRUE(leave_shared_pages(&self->k, mem, n, 3));
+	ASSERT_EQ(0, ksm_remove(self->area));
+	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
+	EXPECT_EQ(0, ksm_wrong(mem, 2 * n, 7));
+}
+
 /* ---- memory cgroups ---- */
 
 static long cgroup_read(const char *file, const char *key)
@@ -569,6 +615,41 @@ TEST_F(limit, metadata_of_a_page)
 	EXPECT_LE(4 * (long long)n, used);
 	ASSERT_EQ(0, ksm_remove(self->area));
 	EXPECT_GE(before + 65536, ksm_stat("metadata_bytes"));
+}
+
+static double time_of_pass(const struct ksm *k)
+{
+	double began = now();
+
+	ksm_passes(k, 1);
+	return now() - began;
+}
+
+/* Pages that are all alike and may not be merged: each would match all others. */
+TEST_F(limit, many_alike)
+{
+	const size_t n = 8192;
+	double fresh = 1e9, alike = 1e9;
+	char *mem = ksm_mmap(n);
+
+	set_limit(0);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	for (int i = 1; i <= 3; i++) {
+		double t;
+
+		ksm_fill_same(mem, n, i);
+		t = time_of_pass(&self->k);
+		fresh = t < fresh ? t : fresh;
+		ksm_passes(&self->k, 1);
+		t = time_of_pass(&self->k);
+		alike = t < alike ? t : alike;
+		EXPECT_EQ(0, ksm_wrong_same(mem, n, i));
+	}
+	TH_LOG("a pass over fresh pages took %.3f s, over pages all alike %.3f s", fresh,
+	       alike);
+	/* To read each of them is little more than to look at a few others for each. */
+	EXPECT_GT(16 * fresh, alike);
+	EXPECT_EQ(0, ksm_stat("pages_shared"));
 }
 
 /* No fd left for the new object: nothing of it may stay. */
