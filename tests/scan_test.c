@@ -382,6 +382,20 @@ static void *racer_unmerge(void *arg)
 	return NULL;
 }
 
+/* Whoever waits for the mmap lock to write makes those wait that come to read. */
+static void *racer_map(void *arg)
+{
+	struct racer *r = arg;
+
+	while (!r->stop) {
+		char *page = ksm_mmap(1);
+
+		*page = 1;
+		munmap(page - PGSZ, 3 * PGSZ);
+	}
+	return NULL;
+}
+
 static void *racer_close(void *arg)
 {
 	struct racer *r = arg;
@@ -402,22 +416,22 @@ static void *racer_close(void *arg)
 TEST_F(device, area_calls_race)
 {
 	static void *(*const mains[])(void *) = {
-		racer_register, racer_register, racer_unmerge, racer_close,
+		racer_register, racer_register, racer_unmerge, racer_map, racer_close,
 	};
 	struct racer r = { .dev = self->k.dev };
 	struct scanner s = { .fd = self->k.scan };
-	pthread_t threads[4], scan;
+	pthread_t threads[ARRAY_SIZE(mains)], scan;
 
 	r.mem = ksm_mmap(1024);
 	r.area = ksm_area(&self->k);
 	ksm_fill_same(r.mem, 1024, 9);
 	ASSERT_EQ(0, pthread_create(&scan, NULL, scanner_main, &s));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 0));
-	for (int i = 0; i < 4; i++)
+	for (size_t i = 0; i < ARRAY_SIZE(mains); i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, mains[i], &r));
 	sleep(3);
 	r.stop = 1;
-	for (int i = 0; i < 4; i++)
+	for (size_t i = 0; i < ARRAY_SIZE(mains); i++)
 		pthread_join(threads[i], NULL);
 	s.stop = 1;
 	pthread_join(scan, NULL);
