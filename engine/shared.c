@@ -59,11 +59,21 @@ static u32 key_hash(const void *data, u32 len, u32 seed)
 	return hash_64(*key ^ seed, 32);
 }
 
+/* memcmp(), which the table would take, is slow for one word. */
+static int key_differs(struct rhashtable_compare_arg *arg, const void *object)
+{
+	const struct ksmdev_kpage *kpage = object;
+	const u64 *key = arg->key;
+
+	return *key != kpage->key;
+}
+
 static const struct rhashtable_params shared_params = {
 	.head_offset = offsetof(struct ksmdev_kpage, node),
 	.key_offset = offsetof(struct ksmdev_kpage, key),
 	.key_len = sizeof(u64),
 	.hashfn = key_hash,
+	.obj_cmpfn = key_differs,
 	.automatic_shrinking = true,
 };
 

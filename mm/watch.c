@@ -100,29 +100,34 @@ static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
 				 unsigned long end, pte_t *table, struct ksmdev_gather *how,
 				 struct ksmdev_found *found)
 {
+	unsigned int nr = (addr & ~PMD_MASK) >> PAGE_SHIFT, n = 0, skipped = 0;
+	unsigned int last_nr = nr + ((end - addr) >> PAGE_SHIFT);
+	unsigned long base = addr & PMD_MASK;
 	bool notified = mm_has_notifiers(vma->vm_mm);
 	unsigned long first = ULONG_MAX, last = 0;
-	unsigned int n = 0, skipped = 0;
+	/* The loop is what a pass over idle memory consists of. */
+	const unsigned int wanted = how->eager << KSMDEV_SEEN_WANTED_SHIFT;
+	const bool shared = how->shared;
+	const int again = how->again;
+	u16 *seen = how->seen;
 
-	for (; addr < end; addr += PAGE_SIZE) {
-		unsigned int nr = (addr & ~PMD_MASK) >> PAGE_SHIFT;
+	for (; nr < last_nr; nr++) {
 		pte_t pte = table ? ptep_get(table + nr) : __pte(0);
-		u16 *seen = &how->seen[nr];
 		bool same, dirty, zero;
 
 		if (!pte_present(pte)) {
-			n += report_none(nr, how->seen, &found[n]);
+			n += report_none(nr, seen, &found[n]);
 			continue;
 		}
-		same = unchanged(*seen, pte_pfn(pte), pte_dirty(pte),
+		same = unchanged(seen[nr], pte_pfn(pte), pte_dirty(pte),
 				 compat_pte_may_write(pte), notified);
-		if (same && !is_asked_for(*seen, nr, how) && !how->shared) {
+		if (likely(same && seen[nr] < wanted && nr != again && !shared)) {
 			skipped++;
 			continue;
 		}
 		zero = is_zero_pfn(pte_pfn(pte));
 		if (pte_devmap(pte) || pte_uffd_wp(pte) || (pte_special(pte) && !zero)) {
-			n += report_none(nr, how->seen, &found[n]);
+			n += report_none(nr, seen, &found[n]);
 			continue;
 		}
 		if (!report(zero ? NULL : pte_page(pte), nr, same, how, &found[n])) {
@@ -131,13 +136,15 @@ static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
 		}
 		dirty = pte_dirty(pte);
 		if (found[n].kind == KSMDEV_ANON && dirty && !notified) {
+			addr = base + nr * PAGE_SIZE;
 			clean_pte(vma, addr, table + nr);
 			first = min(first, addr);
 			last = addr + PAGE_SIZE;
 			dirty = false;
 		}
 		if (!same)
-			*seen = seen_now(pte_pfn(pte), dirty, compat_pte_may_write(pte), notified);
+			seen[nr] = seen_now(pte_pfn(pte), dirty, compat_pte_may_write(pte),
+					    notified);
 		n++;
 	}
 	if (last)
