@@ -14,6 +14,7 @@
 #include "../include/charge.h"
 #include "../include/engine.h"
 #include "../include/index.h"
+#include "../include/mm.h"
 #include "../include/region.h"
 
 static unsigned int regions_per_area = 1024;
@@ -337,6 +338,24 @@ void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 
 	slot->fingerprint = fingerprint;
 	if (state == SLOT_UNSHARED)
 		index_insert(chunk, nr);
+}
+
+/**
+ * chunk_remap() - record that we have mapped another page
+ * @chunk: the chunk
+ * @nr: which slot
+ * @state: SLOT_SHARED, SLOT_ZERO, or SLOT_NONE for a private copy
+ *
+ * What was seen of the old page's pte says nothing about the new one, and a frame
+ * number may have the same tag by chance.
+ *
+ * Context: @chunk->lock held.
+ */
+void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state)
+{
+	chunk_set(chunk, nr, state, 0);
+	/* Something is there, of which nothing more is known. */
+	chunk->seen[nr] = state == SLOT_NONE ? 0 : KSMDEV_SEEN_PRESENT;
 }
 
 /**

@@ -64,7 +64,7 @@ static void unshare_singles(struct ksmdev_scan *scan, struct chunk *chunk)
 		err = ksmdev_unshare(vma, addr);
 		trace_ksmdev_unmerge(mm, addr, err);
 		if (!err)
-			chunk_set(chunk, slot, SLOT_NONE, 0);
+			chunk_remap(chunk, slot, SLOT_NONE);
 	}
 	mmap_read_unlock(mm);
 }
@@ -74,12 +74,8 @@ static void forget_pages(struct chunk *chunk, unsigned long start, unsigned long
 {
 	if (!chunk->slots)
 		return;
-	for (; start < end; start += PAGE_SIZE) {
-		unsigned int nr = (start - chunk->addr) >> PAGE_SHIFT;
-
-		chunk_set(chunk, nr, SLOT_NONE, 0);
-		chunk->seen[nr] = 0;
-	}
+	for (; start < end; start += PAGE_SIZE)
+		chunk_remap(chunk, (start - chunk->addr) >> PAGE_SHIFT, SLOT_NONE);
 }
 
 /**

@@ -45,7 +45,7 @@ static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma,
 		err = ksmdev_unshare(vma, start);
 		trace_ksmdev_unmerge(vma->vm_mm, start, err);
 		if (!err && slot)
-			chunk_set(chunk, nr, SLOT_NONE, 0);
+			chunk_remap(chunk, nr, SLOT_NONE);
 		/* A page that cannot be read (hwpoison) is not ours to report. */
 		if (err == -EFAULT)
 			err = 0;

@@ -158,6 +158,7 @@ struct chunk *chunk_by_id(u32 id);
 struct chunk *chunk_of_linked_slot(u32 id);
 void chunk_put(struct chunk *chunk);
 void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint);
+void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state);
 unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found);
 
 struct region *area_next_region(struct ksmdev_area *area, struct region *region);
