@@ -498,8 +498,10 @@ static struct point look(const struct scanner *scanner, struct point start)
 static struct point scan(unsigned long pages)
 {
 	struct ksm_user_scan scan;
-	struct point p = { .wall = now(), .cpu = own_cpu() };
+	struct point p = { };
 
+	p.cpu = own_cpu();
+	p.wall = now();
 	while (pages) {
 		scan.pages_to_scan = pages < 1U << 30 ? pages : 1U << 30;
 		scan.max_pages_to_merge = 0;
@@ -507,8 +509,8 @@ static struct point scan(unsigned long pages)
 		if (ioctl(scan_fd[0], KSM_SCAN, &scan))
 			ksm_die("KSM_SCAN: %m");
 	}
-	p.cpu = own_cpu() - p.cpu;
 	p.wall = now() - p.wall;
+	p.cpu = own_cpu() - p.cpu;
 	return p;
 }
 
@@ -930,11 +932,12 @@ static void run(const struct workload *workload, unsigned int round, bool quick,
 static void __attribute__((noreturn)) usage(int status)
 {
 	fprintf(status ? stderr : stdout,
-		"Usage: bench [-q] [-s] [-r ROUNDS] [-w NAME]...\n"
+		"Usage: bench [-q] [-s] [-r ROUNDS] [-c TTY] [-w NAME]...\n"
 		"Measure ksmd and /dev/ksm. As root, with nobody else using either.\n"
 		"  -q  only fieldmap: convergence, idle and churn passes\n"
 		"  -s  let ksmd do also what takes it long\n"
 		"  -r  how often (3); the order of the two changes each time\n"
+		"  -c  where to ask the host of User-Mode Linux for CPU time\n"
 		"  -w  only workloads whose names begin so\n");
 	exit(status);
 }
@@ -956,7 +959,7 @@ int main(int argc, char **argv)
 	char *names[16];
 	int option;
 
-	while ((option = getopt(argc, argv, "qsr:w:h")) != -1) {
+	while ((option = getopt(argc, argv, "qsr:c:w:h")) != -1) {
 		switch (option) {
 		case 'q':
 			quick = true;
@@ -966,6 +969,9 @@ int main(int argc, char **argv)
 			break;
 		case 'r':
 			rounds = atoi(optarg);
+			break;
+		case 'c':
+			ask_host(optarg);
 			break;
 		case 'w':
 			if (nr_names < 16)
@@ -988,7 +994,7 @@ int main(int argc, char **argv)
 		ksm_die("mmap: %m");
 	scanners_open();
 	say("%d CPU(s)%s", cpus(), clock_is_coarse ?
-	    "; the scheduler counts in ticks, so CPU time is the time that passes" : "");
+	    "; the scheduler counts in ticks, so CPU time is that of the whole system" : "");
 	/* The one that the scanner is not on. */
 	pin_to_cpu(0, 1);
 	for (i = 0; i < sizeof(workloads) / sizeof(*workloads); i++) {

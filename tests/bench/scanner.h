@@ -52,10 +52,12 @@ extern int scan_fd[2];
 
 /*
  * On one CPU, where the scheduler's clock counts in ticks (User-Mode Linux), the
- * time that a thread got is too coarse. There the time that passes is taken
- * instead: nobody else runs while the scanner does.
+ * time that a thread got is too coarse. There the time that this whole system
+ * got of its host is taken, if ask_host() says where to ask, or else the time that
+ * passes: nobody else runs while the scanner does.
  */
 extern bool clock_is_coarse;
+void ask_host(const char *tty);
 
 void scanners_open(void);
 
