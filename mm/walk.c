@@ -75,7 +75,14 @@ bool ksmdev_table_present(struct mm_struct *mm, unsigned long addr, unsigned lon
 {
 	pmd_t *pmd = find_pmd(mm, addr, next);
 
-	return pmd && pmd_present(READ_ONCE(*pmd));
+	if (!pmd)
+		return false;
+	if (pmd_present(READ_ONCE(*pmd)))
+		return true;
+	/* What follows in the same table is at hand. */
+	while (*next & ~PUD_MASK && pmd_none(READ_ONCE(*++pmd)))
+		*next += PMD_SIZE;
+	return false;
 }
 
 /**
