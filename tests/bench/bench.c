@@ -515,6 +515,8 @@ static struct point scan(unsigned long pages)
 }
 
 #define MOST_PASSES 20
+/* Of a pass. */
+#define BITES 32
 
 /*
  * With one CPU, to watch the thread would cost more of its time than what it does:
@@ -522,12 +524,12 @@ static struct point scan(unsigned long pages)
  */
 static bool converge_in_bites(const struct scanner *scanner, double goal, struct point *at)
 {
-	unsigned long bite = all_pages() / 64;
+	unsigned long bite = all_pages() / BITES;
 	double before = scanner->saved();
 	struct point last = { }, next, took;
 	unsigned int i;
 
-	for (i = 0; i < MOST_PASSES * 64; i++) {
+	for (i = 0; i < MOST_PASSES * BITES; i++) {
 		took = scan(bite);
 		next.wall = last.wall + took.wall;
 		next.cpu = last.cpu + took.cpu;
