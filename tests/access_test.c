@@ -16,7 +16,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/io_uring.h>
-#include <linux/loop.h>
 #include <linux/nbd.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -25,11 +24,9 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -1102,10 +1099,7 @@ FIXTURE(swap)
 {
 	struct ksm k;
 	int area;
-	int loop, loop_ctl;	/* or -1 */
-	int zram;		/* number of the device, or -1 */
-	char dir[48];		/* where the loop device's file is */
-	char path[64];
+	struct ksm_swap swap;
 };
 
 FIXTURE_VARIANT(swap)
@@ -1120,111 +1114,16 @@ FIXTURE_VARIANT_ADD(swap, loop) { .loop = true };
 
 FIXTURE_SETUP(swap)
 {
-	static struct {
-		char boot[1024];
-		uint32_t version, last_page, nr_badpages;
-		char pad[PGSZ - 1024 - 12 - 10];
-		char magic[10];
-	} __attribute__((packed)) header = { .version = 1, .magic = "SWAPSPACE2" };
-	int fd;
-
 	ksm_begin(&self->k);
 	self->area = ksm_area(&self->k);
-	self->loop = self->loop_ctl = self->zram = -1;
-	if (variant->loop) {
-		int backing;
-
-		ksm_shell("modprobe loop");
-		/* ramfs, because its pages cannot be swapped out themselves. */
-		snprintf(self->dir, sizeof(self->dir), "/tmp/ksm_access_test.%d", getpid());
-		ASSERT_EQ(mkdir(self->dir, 0700), 0);
-		ASSERT_EQ(mount("none", self->dir, "ramfs", 0, NULL), 0);
-		snprintf(self->path, sizeof(self->path), "%s/swap", self->dir);
-		backing = open(self->path, O_RDWR | O_CREAT, 0600);
-		ASSERT_GE(backing, 0);
-		ASSERT_EQ(ftruncate(backing, SWAP_PAGES * PGSZ), 0);
-		self->loop_ctl = open("/dev/loop-control", O_RDWR);
-		ASSERT_GE(self->loop_ctl, 0);
-		snprintf(self->path, sizeof(self->path), "/dev/loop%d",
-			 ioctl(self->loop_ctl, LOOP_CTL_GET_FREE));
-		self->loop = open(self->path, O_RDWR);
-		ASSERT_GE(self->loop, 0) TH_LOG("cannot open %s", self->path);
-		ASSERT_EQ(ioctl(self->loop, LOOP_SET_FD, backing), 0);
-		close(backing);
-	} else {
-		char buf[16] = "";
-
-		ksm_shell("modprobe zram num_devices=0");
-		fd = open("/sys/class/zram-control/hot_add", O_RDONLY);
-		ASSERT_GE(fd, 0);
-		ASSERT_GT(read(fd, buf, sizeof(buf) - 1), 0);
-		close(fd);
-		self->zram = atoi(buf);
-		snprintf(self->path, sizeof(self->path), "/sys/block/zram%d/disksize",
-			 self->zram);
-		snprintf(buf, sizeof(buf), "%lu", SWAP_PAGES * PGSZ);
-		ASSERT_EQ(ksm_write_file(self->path, buf), 0);
-		snprintf(self->path, sizeof(self->path), "/dev/zram%d", self->zram);
-	}
-	header.last_page = SWAP_PAGES - 1;
-	fd = open(self->path, O_RDWR);
-	ASSERT_GE(fd, 0) TH_LOG("cannot open %s: %s", self->path, strerror(errno));
-	ASSERT_EQ(write(fd, &header, sizeof(header)), (ssize_t)sizeof(header));
-	ASSERT_EQ(fsync(fd), 0);
-	close(fd);
-	ASSERT_EQ(swapon(self->path, 0), 0) TH_LOG("%s: %s", self->path, strerror(errno));
+	ksm_swap_on(&self->swap, variant->loop, SWAP_PAGES);
 }
 
 FIXTURE_TEARDOWN(swap)
 {
-	char number[16];
-
-	/* It brings back what is swapped out; this must not fail or lose data. */
-	EXPECT_EQ(swapoff(self->path), 0);
-	if (variant->loop) {
-		EXPECT_EQ(ioctl(self->loop, LOOP_CLR_FD), 0);
-		close(self->loop);
-		close(self->loop_ctl);
-		/* The loop device lets go of the file a little later. */
-		for (int i = 0; umount(self->dir) && i < 100; i++)
-			usleep(20000);
-		EXPECT_EQ(rmdir(self->dir), 0);
-	} else {
-		snprintf(number, sizeof(number), "%d", self->zram);
-		EXPECT_EQ(ksm_write_file("/sys/class/zram-control/hot_remove", number), 0);
-	}
+	ksm_swap_off(&self->swap);
 	close(self->area);
 	ksm_finish(&self->k);
-}
-
-static size_t count_swapped(const void *addr, size_t npages)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < npages; i++)
-		n += !!(ksm_pagemap(0, ksm_page(addr, i)) & PM_SWAPPED);
-	return n;
-}
-
-/* Swap the range out; how many pages are out in the end. */
-static size_t page_out(void *addr, size_t npages)
-{
-	size_t out = 0;
-
-	for (int i = 0; i < 20 && out < npages; i++) {
-		/*
-		 * Pages that another CPU has on their way to the LRU lists are
-		 * passed over; compaction begins with putting all there.
-		 */
-		if (i) {
-			ksm_write_file("/proc/sys/vm/compact_memory", "1");
-			usleep(20000);
-		}
-		if (madvise(addr, npages * PGSZ, MADV_PAGEOUT))
-			ksm_die("MADV_PAGEOUT: %s", strerror(errno));
-		out = count_swapped(addr, npages);
-	}
-	return out;
 }
 
 static size_t count_swapcache(const void *addr, size_t npages)
@@ -1242,9 +1141,9 @@ TEST_F(swap, swapped_out)
 	char *a, *b;
 
 	make_twins(&self->k, self->area, &a, &b, N, 90);
-	ASSERT_EQ(page_out(a, N), N);
+	ASSERT_EQ(ksm_page_out(a, N), N);
 	ksm_merge_all(&self->k);
-	EXPECT_EQ(count_swapped(a, N), N);
+	EXPECT_EQ(ksm_swapped(a, N), N);
 	EXPECT_EQ(ksm_stat("pages_shared"), 0);
 	EXPECT_EQ(ksm_wrong(a, N, 90), 0);
 	ksm_merge_all(&self->k);
@@ -1265,16 +1164,16 @@ TEST_F(swap, merged_stay)
 	ksm_pfns(0, a, N, pfns);
 	ASSERT_EQ(madvise(a, N * PGSZ, MADV_PAGEOUT), 0);
 	ASSERT_EQ(madvise(b, N * PGSZ, MADV_PAGEOUT), 0);
-	EXPECT_EQ(count_swapped(a, N), 0);
+	EXPECT_EQ(ksm_swapped(a, N), 0);
 	EXPECT_EQ(ksm_moved(0, a, N, pfns), 0);
 	EXPECT_EQ(ksm_moved(0, b, N, pfns), 0);
 	EXPECT_EQ(ksm_wrong(a, N, 91), 0);
 
 	ASSERT_EQ(ksm_unmerge(self->area), 0);
-	EXPECT_EQ(page_out(a, N), N);
+	EXPECT_EQ(ksm_page_out(a, N), N);
 	/* An unmerge does not bring in what is swapped out. */
 	ASSERT_EQ(ksm_unmerge(self->area), 0);
-	EXPECT_EQ(count_swapped(a, N), N);
+	EXPECT_EQ(ksm_swapped(a, N), N);
 	EXPECT_EQ(ksm_wrong(a, N, 91), 0);
 	EXPECT_EQ(ksm_wrong(b, N, 91), 0);
 }
@@ -1294,7 +1193,7 @@ TEST_F(swap, dirty_not_lost)
 		/* Out and in again, so that there is an old copy in swap. */
 		ksm_fill(a, PAGES, 100 + passes);
 		ksm_passes(&self->k, passes);
-		EXPECT_EQ(page_out(a, PAGES), PAGES);
+		EXPECT_EQ(ksm_page_out(a, PAGES), PAGES);
 		EXPECT_EQ(ksm_wrong(a, PAGES, 100 + passes), 0);
 		/* In the loop variant the pages now are clean and in the swap cache. */
 		if (variant->loop) {
@@ -1303,7 +1202,7 @@ TEST_F(swap, dirty_not_lost)
 
 		ksm_fill(a, PAGES, 200 + passes);
 		ksm_passes(&self->k, passes);
-		page_out(a, PAGES);
+		ksm_page_out(a, PAGES);
 		EXPECT_EQ(ksm_wrong(a, PAGES, 200 + passes), 0) TH_LOG("%d passes", passes);
 	}
 }
@@ -1316,7 +1215,7 @@ TEST_F(swap, dirty_not_lost_after_failed_merge)
 	int fds[2];
 
 	make_twins(&self->k, self->area, &a, &b, 8, 110);
-	ASSERT_EQ(page_out(a, 8), 8);
+	ASSERT_EQ(ksm_page_out(a, 8), 8);
 	EXPECT_EQ(ksm_wrong(a, 8, 110), 0);
 	ksm_fill(a, 8, 111);
 	ksm_fill(b, 8, 111);
@@ -1327,8 +1226,8 @@ TEST_F(swap, dirty_not_lost_after_failed_merge)
 	EXPECT_EQ(ksm_same_frames(0, a, 0, b, 8), 0);
 	close(fds[0]);
 	close(fds[1]);
-	page_out(a, 8);
-	page_out(b, 8);
+	ksm_page_out(a, 8);
+	ksm_page_out(b, 8);
 	EXPECT_EQ(ksm_wrong(a, 8, 111), 0);
 	EXPECT_EQ(ksm_wrong(b, 8, 111), 0);
 }
@@ -1353,7 +1252,7 @@ TEST_F_TIMEOUT(swap, dirty_not_lost_after_late_write, 120)
 		ksm_fill(a, PAGES, 115);
 		ksm_fill(b, PAGES, 115);
 		ASSERT_EQ(ksm_unmerge(self->area), 0);
-		ASSERT_EQ(page_out(a, PAGES), PAGES);
+		ASSERT_EQ(ksm_page_out(a, PAGES), PAGES);
 		ASSERT_EQ(ksm_wrong(a, PAGES, 115), 0);
 		ksm_fill(a, PAGES, 116 + round);
 		ksm_fill(b, PAGES, 116 + round);
@@ -1372,7 +1271,7 @@ TEST_F_TIMEOUT(swap, dirty_not_lost_after_late_write, 120)
 			((uint64_t *)ksm_page(a, page))[7] = i;
 		}
 		pthread_join(thread, NULL);
-		page_out(a, PAGES);
+		ksm_page_out(a, PAGES);
 		for (int i = 0; i < PAGES; i++)
 			wrong += ((uint64_t *)ksm_page(a, (i * 37 + round) % PAGES))[7] !=
 				 (uint64_t)i;
@@ -1387,8 +1286,8 @@ TEST_F(swap, swapcache)
 	char *a, *b;
 
 	make_twins(&self->k, self->area, &a, &b, N, 120);
-	ASSERT_EQ(page_out(a, N), N);
-	ASSERT_EQ(page_out(b, N), N);
+	ASSERT_EQ(ksm_page_out(a, N), N);
+	ASSERT_EQ(ksm_page_out(b, N), N);
 	EXPECT_EQ(ksm_wrong(a, N, 120), 0);
 	EXPECT_EQ(ksm_wrong(b, N, 120), 0);
 	if (variant->loop) {
@@ -1409,7 +1308,7 @@ TEST_F(swap, forked)
 	char *a, *b;
 
 	make_twins(&self->k, self->area, &a, &b, N, 130);
-	ASSERT_EQ(page_out(a, N), N);
+	ASSERT_EQ(ksm_page_out(a, N), N);
 	ksm_spawn(&c);
 	EXPECT_EQ(ksm_wrong(a, N, 130), 0);
 	EXPECT_EQ(ksm_call(&c, ksm_fn_wrong, a, N / 2, 130), 0);
@@ -1418,7 +1317,7 @@ TEST_F(swap, forked)
 	EXPECT_EQ(ksm_call(&c, ksm_fn_wrong, a, N, 130), 0);
 	ksm_fill(a, N, 131);
 	ksm_merge_all(&self->k);
-	page_out(a, N);
+	ksm_page_out(a, N);
 	EXPECT_EQ(ksm_call(&c, ksm_fn_wrong, a, N, 130), 0);
 	EXPECT_EQ(ksm_call(&c, ksm_fn_wrong, b, N, 130), 0);
 	EXPECT_EQ(ksm_wrong(a, N, 131), 0);

@@ -7,6 +7,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/loop.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,9 +16,12 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/swap.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -362,6 +367,25 @@ void *ksm_mmap(size_t npages)
 	return p + PGSZ;
 }
 
+char *ksm_mmap_huge(size_t n)
+{
+	char *p = ksm_mmap((n + 1) * KSM_HUGE_PAGES);
+	bool all = true;
+
+	if (ksm_write_file("/sys/kernel/mm/transparent_hugepage/enabled", "madvise"))
+		ksm_die("the kernel needs transparent huge pages");
+	p += -(uintptr_t)p % KSM_HUGE_SIZE;
+	if (madvise(p, n * KSM_HUGE_SIZE, MADV_HUGEPAGE))
+		ksm_die("MADV_HUGEPAGE: %s", strerror(errno));
+	for (size_t i = 0; i < n; i++) {
+		p[i * KSM_HUGE_SIZE] = 1;
+		all &= ksm_pfn_is(ksm_pfn(0, p + i * KSM_HUGE_SIZE), KPF_BIT_THP);
+	}
+	if (!all)
+		ksm_die("no memory for %zu huge pages; give the VM more (--mem)", n);
+	return p;
+}
+
 /* The finalizer of splitmix64: neighbouring inputs give unrelated outputs. */
 static uint64_t mix(uint64_t x)
 {
@@ -444,6 +468,142 @@ size_t ksm_wrong_zero(const void *addr, size_t npages)
 	for (size_t i = 0; i < npages; i++)
 		wrong += !ksm_page_is_zero(ksm_page(addr, i));
 	return wrong;
+}
+
+/* ---- swap ---- */
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+
+void ksm_loop_open(struct ksm_loop *loop, size_t npages)
+{
+	static const char zeros[PGSZ];
+	char file[64];
+	int backing;
+
+	ksm_shell("modprobe loop");
+	/* ramfs, because its pages cannot be swapped out themselves. */
+	snprintf(loop->dir, sizeof(loop->dir), "/tmp/ksm_loop.%d", getpid());
+	if (mkdir(loop->dir, 0700) || mount("none", loop->dir, "ramfs", 0, NULL))
+		ksm_die("cannot mount a ramfs on %s: %s", loop->dir, strerror(errno));
+	snprintf(file, sizeof(file), "%s/file", loop->dir);
+	backing = open(file, O_RDWR | O_CREAT, 0600);
+	/* All of it now: later it would be charged to the cgroup of whoever writes. */
+	for (size_t i = 0; i < npages; i++)
+		if (write(backing, zeros, PGSZ) != (ssize_t)PGSZ)
+			ksm_die("cannot write %s: %s", file, strerror(errno));
+	loop->ctl = open("/dev/loop-control", O_RDWR);
+	if (loop->ctl < 0)
+		ksm_die("cannot open /dev/loop-control: %s", strerror(errno));
+	snprintf(loop->path, sizeof(loop->path), "/dev/loop%d",
+		 ioctl(loop->ctl, LOOP_CTL_GET_FREE));
+	loop->fd = open(loop->path, O_RDWR);
+	if (loop->fd < 0 || ioctl(loop->fd, LOOP_SET_FD, backing))
+		ksm_die("cannot set up %s: %s", loop->path, strerror(errno));
+	close(backing);
+}
+
+void ksm_loop_close(struct ksm_loop *loop)
+{
+	if (ioctl(loop->fd, LOOP_CLR_FD))
+		ksm_die("LOOP_CLR_FD of %s: %s", loop->path, strerror(errno));
+	close(loop->fd);
+	close(loop->ctl);
+	/* The loop device lets go of the file a little later. */
+	for (int i = 0; umount(loop->dir) && i < 100; i++)
+		usleep(20000);
+	if (rmdir(loop->dir))
+		ksm_die("cannot remove %s: %s", loop->dir, strerror(errno));
+}
+
+static int zram_open(size_t npages)
+{
+	char path[64], buf[24] = "";
+	int fd, number;
+
+	ksm_shell("modprobe zram num_devices=0");
+	fd = open("/sys/class/zram-control/hot_add", O_RDONLY);
+	if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
+		ksm_die("cannot add a zram device: %s", strerror(errno));
+	close(fd);
+	number = atoi(buf);
+	snprintf(path, sizeof(path), "/sys/block/zram%d/disksize", number);
+	snprintf(buf, sizeof(buf), "%lu", npages * PGSZ);
+	if (ksm_write_file(path, buf))
+		ksm_die("cannot write %s to %s", buf, path);
+	return number;
+}
+
+void ksm_swap_on(struct ksm_swap *swap, bool loop, size_t npages)
+{
+	static struct {
+		char boot[1024];
+		uint32_t version, last_page, nr_badpages;
+		char pad[PGSZ - 1024 - 12 - 10];
+		char magic[10];
+	} __attribute__((packed)) header = { .version = 1, .magic = "SWAPSPACE2" };
+	int fd;
+
+	swap->loop.fd = -1;
+	if (loop) {
+		ksm_loop_open(&swap->loop, npages);
+		snprintf(swap->path, sizeof(swap->path), "%s", swap->loop.path);
+	} else {
+		swap->zram = zram_open(npages);
+		snprintf(swap->path, sizeof(swap->path), "/dev/zram%d", swap->zram);
+	}
+	header.last_page = npages - 1;
+	fd = open(swap->path, O_RDWR);
+	if (fd < 0 || write(fd, &header, sizeof(header)) != (ssize_t)sizeof(header) || fsync(fd))
+		ksm_die("cannot write to %s: %s", swap->path, strerror(errno));
+	close(fd);
+	if (swapon(swap->path, 0))
+		ksm_die("swapon %s: %s", swap->path, strerror(errno));
+}
+
+void ksm_swap_off(struct ksm_swap *swap)
+{
+	char number[16];
+
+	if (swapoff(swap->path))
+		ksm_die("swapoff %s: %s", swap->path, strerror(errno));
+	if (swap->loop.fd >= 0) {
+		ksm_loop_close(&swap->loop);
+		return;
+	}
+	snprintf(number, sizeof(number), "%d", swap->zram);
+	if (ksm_write_file("/sys/class/zram-control/hot_remove", number))
+		ksm_die("cannot remove zram%s", number);
+}
+
+size_t ksm_swapped(const void *addr, size_t npages)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < npages; i++)
+		n += !!(ksm_pagemap(0, ksm_page(addr, i)) & PM_SWAPPED);
+	return n;
+}
+
+size_t ksm_page_out(void *addr, size_t npages)
+{
+	size_t out = 0;
+
+	for (int i = 0; i < 20 && out < npages; i++) {
+		/*
+		 * Pages that another CPU has on their way to the LRU lists are
+		 * passed over; compaction begins with putting all there.
+		 */
+		if (i) {
+			ksm_write_file("/proc/sys/vm/compact_memory", "1");
+			usleep(20000);
+		}
+		if (madvise(addr, npages * PGSZ, MADV_PAGEOUT))
+			ksm_die("MADV_PAGEOUT: %s", strerror(errno));
+		out = ksm_swapped(addr, npages);
+	}
+	return out;
 }
 
 /* ---- page frames ---- */
@@ -696,6 +856,17 @@ long ksm_minflt(void)
 
 	getrusage(RUSAGE_SELF, &usage);
 	return usage.ru_minflt;
+}
+
+void ksm_use_cpu(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		ksm_die("cannot run on CPU %d: %s; give the VM two (--cpus)", cpu,
+			strerror(errno));
 }
 
 void ksm_shell(const char *fmt, ...)

@@ -23,6 +23,8 @@
 
 #define PGSZ			4096UL
 #define KSM_SHARE_LIMIT		256	/* ptes that may map one shared page */
+#define KSM_HUGE_PAGES		512	/* pages of a huge page, and of a chunk */
+#define KSM_HUGE_SIZE		(KSM_HUGE_PAGES * PGSZ)
 
 /* Bits of /proc/PID/pagemap and /proc/kpageflags. */
 #define PM_PFN_MASK		((1ULL << 55) - 1)
@@ -127,6 +129,8 @@ double ksm_threads_cpu(void);
 
 /* Private anonymous memory, not populated, never huge, with holes around it. */
 void *ksm_mmap(size_t npages);
+/* @n huge pages in a row, one byte of each written; dies if the kernel has none to give. */
+char *ksm_mmap_huge(size_t n);
 /* Page @index of the pattern @seed; never all zero. */
 void ksm_fill_page(void *page, uint64_t seed, uint64_t index);
 bool ksm_page_is(const void *page, uint64_t seed, uint64_t index);
@@ -143,6 +147,49 @@ static inline char *ksm_page(const void *addr, size_t index)
 {
 	return (char *)addr + index * PGSZ;
 }
+
+/* ---- swap ---- */
+
+/**
+ * struct ksm_loop - a block device whose contents are in memory that stays there
+ * @fd: the device, or -1
+ * @ctl: /dev/loop-control
+ * @dir: where the file behind it is
+ * @path: of the device
+ */
+struct ksm_loop {
+	int fd;
+	int ctl;
+	char dir[48];
+	char path[64];
+};
+
+/* Both die if it cannot be done. */
+void ksm_loop_open(struct ksm_loop *loop, size_t npages);
+void ksm_loop_close(struct ksm_loop *loop);
+
+/**
+ * struct ksm_swap - a swap device
+ * @loop: if it is one
+ * @zram: number of the zram device otherwise
+ * @path: of the device
+ */
+struct ksm_swap {
+	struct ksm_loop loop;
+	int zram;
+	char path[64];
+};
+
+/*
+ * Swap to a loop device, or to zram. Both die if it cannot be done; to switch it off
+ * brings back all that is swapped out, which must not fail or lose data.
+ */
+void ksm_swap_on(struct ksm_swap *swap, bool loop, size_t npages);
+void ksm_swap_off(struct ksm_swap *swap);
+/* How many pages of the range are swapped out. */
+size_t ksm_swapped(const void *addr, size_t npages);
+/* Swap the range out; how many pages are out in the end. */
+size_t ksm_page_out(void *addr, size_t npages);
 
 /* ---- page frames; pid 0 is the caller ---- */
 
@@ -178,6 +225,8 @@ long ksm_smaps(const void *addr, const char *name);
 long ksm_minflt(void);
 /* 0 or -errno. */
 int ksm_write_file(const char *path, const char *text);
+/* Keep to one CPU; dies if there is no such. */
+void ksm_use_cpu(int cpu);
 /* Run a shell command; dies with the command in the message if it fails. */
 void ksm_shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -11,7 +11,6 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,17 +23,6 @@
 
 #define PAIRS	64
 #define SECONDS	8
-
-static void use_cpu(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	if (sched_setaffinity(0, sizeof(set), &set))
-		ksm_die("cannot run on CPU %d: %s; give the VM two (--cpus)", cpu,
-			strerror(errno));
-}
 
 static double now(void)
 {
@@ -95,7 +83,7 @@ static void *writer_main(void *arg)
 	struct writer *w = arg;
 	uint64_t rng = 12345, n = 0;
 
-	use_cpu(0);
+	ksm_use_cpu(0);
 	while (!w->stop) {
 		n++;
 		rest(w, &rng, 4);
@@ -146,7 +134,7 @@ TEST_F(race, no_write_is_lost)
 	passes = ksm_stat("full_scans");
 	w.began = now();
 	ASSERT_EQ(0, pthread_create(&thread, NULL, writer_main, &w));
-	use_cpu(1);
+	ksm_use_cpu(1);
 	end = now() + SECONDS;
 	for (unsigned int i = 0; now() < end && !w.lost; i++) {
 		ASSERT_EQ(0, ioctl(self->k.scan, KSM_SCAN, &s));

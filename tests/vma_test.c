@@ -23,8 +23,8 @@
 #include "ksm_harness.h"
 
 #define N 64
-#define HUGE_PAGES 512
-#define HUGE_SIZE (HUGE_PAGES * PGSZ)
+#define HUGE_PAGES KSM_HUGE_PAGES
+#define HUGE_SIZE KSM_HUGE_SIZE
 
 static void make_twins(int area, char **a, char **b, size_t n, uint64_t seed)
 {
@@ -676,31 +676,11 @@ TEST_F(device, soft_dirty_scanned_only)
 	}
 }
 
-/* @n huge pages in a row; dies if the kernel does not give them. */
-static char *map_thp(size_t n)
-{
-	char *p = ksm_mmap((n + 1) * HUGE_PAGES);
-	bool all = true;
-
-	if (ksm_write_file("/sys/kernel/mm/transparent_hugepage/enabled", "madvise"))
-		ksm_die("the kernel needs transparent huge pages");
-	p += -(uintptr_t)p % HUGE_SIZE;
-	if (madvise(p, n * HUGE_SIZE, MADV_HUGEPAGE))
-		ksm_die("MADV_HUGEPAGE: %s", strerror(errno));
-	for (size_t i = 0; i < n; i++) {
-		p[i * HUGE_SIZE] = 1;
-		all &= ksm_pfn_is(ksm_pfn(0, p + i * HUGE_SIZE), KPF_BIT_THP);
-	}
-	if (!all)
-		ksm_die("no memory for %zu huge pages; give the VM more (--mem)", n);
-	return p;
-}
-
 /* Unique contents: not worth a split. */
 TEST_F(device, thp_unique)
 {
 	enum { HUGE = 4 };
-	char *p = map_thp(HUGE);
+	char *p = ksm_mmap_huge(HUGE);
 	uint64_t before[HUGE];
 
 	ksm_fill(p, HUGE * HUGE_PAGES, 60);
@@ -720,7 +700,7 @@ TEST_F(device, thp_unique)
 /* Equal contents: split and merged, whatever is on the other side. */
 TEST_F(device, thp_duplicates)
 {
-	char *p = map_thp(2), *small = ksm_mmap(HUGE_PAGES);
+	char *p = ksm_mmap_huge(2), *small = ksm_mmap(HUGE_PAGES);
 
 	ksm_fill(p, HUGE_PAGES, 61);
 	ksm_fill(p + HUGE_SIZE, HUGE_PAGES, 61);
@@ -746,7 +726,7 @@ TEST_F(device, thp_duplicates)
 
 TEST_F(device, thp_zero)
 {
-	char *p = map_thp(1);
+	char *p = ksm_mmap_huge(1);
 	long free = ksm_memfree();
 
 	memset(p, 1, HUGE_SIZE);
@@ -766,7 +746,7 @@ TEST_F(device, thp_zero)
 /* A region that covers part of a huge page only; another part is not ours to split for. */
 TEST_F(device, thp_partly_registered)
 {
-	char *p = map_thp(1), *small = ksm_mmap(N);
+	char *p = ksm_mmap_huge(1), *small = ksm_mmap(N);
 	uint64_t before[HUGE_PAGES];
 
 	ksm_fill(p, HUGE_PAGES, 64);
@@ -787,7 +767,7 @@ TEST_F(device, thp_partly_registered)
 /* A huge page that parent and child share since a fork. */
 TEST_F(device, thp_forked)
 {
-	char *p = map_thp(2);
+	char *p = ksm_mmap_huge(2);
 	struct ksm_child c;
 
 	ksm_fill(p, HUGE_PAGES, 66);
@@ -811,7 +791,7 @@ TEST_F(device, thp_forked)
 /* Huge pages whose page table maps them in small pieces. */
 TEST_F(device, thp_mapped_by_pieces)
 {
-	char *p = map_thp(2);
+	char *p = ksm_mmap_huge(2);
 
 	ksm_fill(p, HUGE_PAGES, 80);
 	ksm_fill(p + HUGE_SIZE, HUGE_PAGES, 80);
