@@ -244,4 +244,74 @@ TEST_F(guest, writes_between_scans)
 	}
 }
 
+/*
+ * Memory that the guest leaves alone is made read-only and not read any more; a
+ * write of the guest's, and no other page, is found by the next pass.
+ */
+TEST_F(guest, idle_memory_is_not_read)
+{
+	/* One page of each chunk is read anew in each pass. */
+	const long long chunks = 4;
+	long long hashed, skipped;
+	size_t wrong = 0;
+
+	ksm_fill(self->twin, N, 4);
+	for (int i = 0; i < N; i++)
+		guest_write(i, 50, i);
+	ksm_passes(&self->k, 3);
+	EXPECT_STATS(0, 0, 2 * N, 0, 0);
+	for (int pass = 0; pass < 5; pass++) {
+		hashed = ksm_stat("pages_hashed");
+		skipped = ksm_stat("pages_skipped");
+		ksm_passes(&self->k, 1);
+		hashed = ksm_stat("pages_hashed") - hashed;
+		EXPECT_LE(hashed, chunks);
+		EXPECT_EQ(ksm_stat("pages_skipped") - skipped, 2 * N - hashed);
+		/* Reading leaves it so. */
+		for (int i = 0; i < N; i++)
+			wrong += guest_read(i, 50) != i;
+	}
+	EXPECT_EQ(wrong, 0);
+
+	for (int round = 0; round < 5; round++) {
+		for (int i = round; i < N; i += 8)
+			guest_write(i, 50, 100 + round + i);
+		hashed = ksm_stat("pages_hashed");
+		ksm_passes(&self->k, 1);
+		hashed = ksm_stat("pages_hashed") - hashed;
+		EXPECT_GE(hashed, N / 8);
+		EXPECT_LE(hashed, N / 8 + chunks);
+		EXPECT_STATS(0, 0, 2 * N - N / 8, N / 8, 0);
+		for (int i = 0; i < N; i++) {
+			unsigned char value = i % 8 <= round ? 100 + i % 8 + i : i;
+
+			wrong += guest_read(i, 50) != value;
+			wrong += host_read(self->data, i, 50) != value;
+		}
+		EXPECT_EQ(wrong, 0) TH_LOG("round %d", round);
+		ksm_passes(&self->k, 2);
+		EXPECT_STATS(0, 0, 2 * N, 0, 0);
+	}
+}
+
+/* A write of the guest's to a page that is read-only makes it equal to another. */
+TEST_F(guest, write_to_watched_page_is_found)
+{
+	unsigned char old[N];
+
+	for (int i = 0; i < N; i++) {
+		old[i] = host_read(self->twin, i, 60);
+		guest_write(i, 60, ~old[i]);
+	}
+	ksm_passes(&self->k, 6);
+	EXPECT_EQ(ksm_same_frames(0, self->data, 0, self->twin, N), 0);
+	for (int i = 0; i < N; i++)
+		guest_write(i, 60, old[i]);
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(ksm_same_frames(0, self->data, 0, self->twin, N), N);
+	for (int i = 0; i < N; i++)
+		EXPECT_EQ(guest_read(i, 60), old[i]);
+	EXPECT_EQ(ksm_wrong(self->data, N, 1), 0);
+}
+
 TEST_HARNESS_MAIN
