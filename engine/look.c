@@ -214,15 +214,39 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 	atomic_long_add(hashed, &counters->hashed);
 }
 
-/* Do the votes pay for a split? */
+/* What speaks for a page's vote, as far as the indexes know. */
+static bool has_partner(struct chunk *chunk, unsigned int nr)
+{
+	u32 fingerprint = chunk->slots[nr].fingerprint, numbers[INDEX_TRIES];
+
+	return fingerprint == index_zero || index_find(chunk, nr, false, numbers) ||
+	       shared_known(fingerprint);
+}
+
+static bool enough(unsigned int votes, unsigned int nr)
+{
+	/* In proportion where the folio is smaller, or only a part of it is ours. */
+	return votes * CHUNK_SLOTS >= READ_ONCE(ksmdev_thp_split_threshold) * nr;
+}
+
+/* Do the votes pay for a split? Those of partners that are gone do not count. */
 static bool votes_enough(struct chunk *chunk, unsigned int first, unsigned int last)
 {
 	unsigned int nr, votes = 0;
 
 	for (nr = first; nr < last; nr++)
 		votes += chunk->slots[nr].vote;
-	/* In proportion where the folio is smaller, or only a part of it is ours. */
-	return votes * CHUNK_SLOTS >= READ_ONCE(ksmdev_thp_split_threshold) * (last - first);
+	if (!enough(votes, last - first))
+		return false;
+	votes = 0;
+	for (nr = first; nr < last; nr++) {
+		struct slot *slot = &chunk->slots[nr];
+
+		if (slot->vote && !has_partner(chunk, nr))
+			slot->vote = false;
+		votes += slot->vote;
+	}
+	return enough(votes, last - first);
 }
 
 static void split_kept(struct splitter *splitter)

@@ -157,6 +157,22 @@ struct page *shared_find(u32 fingerprint, struct page *like)
 	return NULL;
 }
 
+/**
+ * shared_known() - is there a shared page of a fingerprint
+ * @fingerprint: the fingerprint
+ *
+ * Context: Any; for a hint.
+ * Return: true if there is one, of whatever contents.
+ */
+bool shared_known(u32 fingerprint)
+{
+	struct page *page = lookup(shared_key(fingerprint, 0));
+
+	if (page)
+		put_page(page);
+	return page;
+}
+
 /*
  * Put a page into the table.
  * Return: the page; or another of the same contents, as another scan was faster, with
