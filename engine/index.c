@@ -55,8 +55,8 @@ static siphash_key_t hash_key __read_mostly;
  */
 u32 index_fingerprint(struct page *page)
 {
-	const u64 *word = kmap_local_page(page);
 	unsigned __int128 sum = 0;
+	const u64 *word = kmap_local_page(page);
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(hash_numbers); i += 2)
