@@ -15,6 +15,7 @@
 #include <linux/math64.h>
 #include <linux/module.h>
 #include <linux/prefetch.h>
+#include <linux/random.h>
 #include <linux/sched.h>
 #include <linux/siphash.h>
 #include <linux/slab.h>
@@ -30,6 +31,7 @@
 #define RUN_NS		(200 * NSEC_PER_MSEC)
 
 static char *data;
+static u64 numbers[PAGE_SIZE / sizeof(u64)];
 static struct crypto_shash *crc32c_tfm;
 /* Where results go, lest the compiler leave out the work. */
 static u64 sink;
@@ -48,6 +50,20 @@ static u64 do_read(const void *page, const void *next)
 static u64 do_xxh64(const void *page, const void *next)
 {
 	return xxh64(page, PAGE_SIZE, 42);
+}
+
+/* As engine/index.c does it. */
+static u64 do_nh(const void *page, const void *next)
+{
+	static const siphash_key_t key = { { 42, 43 } };
+	unsigned __int128 sum = 0;
+	const u64 *word = page;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(numbers); i += 2)
+		sum += (unsigned __int128)(word[i] + numbers[i]) *
+		       (word[i + 1] + numbers[i + 1]);
+	return siphash_2u64(sum, sum >> 64, &key);
 }
 
 static u64 do_xxh64_prefetch(const void *page, const void *next)
@@ -150,7 +166,9 @@ static int __init hash_init(void)
 		memset(data + i * PAGE_SIZE, 0x5a, PAGE_SIZE);
 		*(u64 *)(data + (i + 1) * PAGE_SIZE - sizeof(u64)) = i;
 	}
+	get_random_bytes(numbers, sizeof(numbers));
 	measure("plain read", do_read);
+	measure("NH and siphash", do_nh);
 	measure("xxh64", do_xxh64);
 	measure("xxh64, next page prefetched", do_xxh64_prefetch);
 	measure("xxh32", do_xxh32);
