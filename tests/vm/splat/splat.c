@@ -10,10 +10,10 @@
  * is an error number to refuse loading with.
  */
 
-#include <linux/delay.h>
 #include <linux/fs.h>
 #include <linux/gfp.h>
 #include <linux/init.h>
+#include <linux/ktime.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -73,14 +73,17 @@ static void splat_badrss(void)
 #endif
 }
 
-/* A CPU that does not schedule: the caller has set kernel.watchdog_thresh to 1. */
+/*
+ * A CPU that does not schedule: the caller has set kernel.watchdog_thresh to 1. By the
+ * clock: mdelay() is as short as the machine was slow when the kernel calibrated it.
+ */
 static void splat_softlockup(void)
 {
-	int i;
+	u64 end = ktime_get_ns() + 30 * NSEC_PER_SEC;
 
 	preempt_disable();
-	for (i = 0; i < 30000; i++)
-		mdelay(1);
+	while (ktime_get_ns() < end)
+		cpu_relax();
 	preempt_enable();
 }
 
