@@ -10,8 +10,6 @@
  * each that has a partner is a vote to split the folio. A split costs time, and the
  * process its huge mapping; it is done when there are votes enough to pay for that.
  */
-#include <linux/module.h>
-
 #include "../include/engine.h"
 #include "../include/scan.h"
 #include "../include/trace.h"
@@ -99,6 +97,12 @@ void look_candidate_failed(struct chunk *chunk, unsigned int nr)
 		set_eagerness(chunk, nr, EAGER_FAILS);
 }
 
+/* Does the fingerprint tell what the page held at the last look? */
+static bool has_fingerprint(const struct slot *slot)
+{
+	return slot->state == SLOT_VOLATILE || slot->state == SLOT_UNSHARED;
+}
+
 /* Contents that were not seen before, or a page whose turn it is to be read anew. */
 static void read_anon(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_found *found)
 {
@@ -109,8 +113,7 @@ static void read_anon(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmd
 		fingerprint = index_fingerprint(found->page);
 	trace_ksmdev_hash(chunk->region->mm, chunk->addr + found->nr * PAGE_SIZE, fingerprint);
 
-	if ((slot->state == SLOT_VOLATILE || slot->state == SLOT_UNSHARED) &&
-	    slot->fingerprint == fingerprint) {
+	if (has_fingerprint(slot) && slot->fingerprint == fingerprint) {
 		found->eligible = true;
 		found->watch = !found->unchanged;
 	} else {
@@ -144,8 +147,7 @@ static void look_at_zero(struct chunk *chunk, unsigned int nr)
 
 	if (slot->state == SLOT_ZERO)
 		return;
-	if (slot->fingerprint == index_zero &&
-	    (slot->state == SLOT_VOLATILE || slot->state == SLOT_UNSHARED))
+	if (has_fingerprint(slot) && slot->fingerprint == index_zero)
 		chunk_set(chunk, nr, SLOT_ZERO, 0);
 	else
 		chunk_set(chunk, nr, SLOT_NONE, 0);
@@ -154,10 +156,8 @@ static void look_at_zero(struct chunk *chunk, unsigned int nr)
 static bool is_to_be_read(struct ksmdev_scan *scan, struct chunk *chunk,
 			  struct ksmdev_found *found)
 {
-	enum slot_state state = chunk->slots[found->nr].state;
-
 	return !found->unchanged || scan->again == found->nr ||
-	       (state != SLOT_VOLATILE && state != SLOT_UNSHARED);
+	       !has_fingerprint(&chunk->slots[found->nr]);
 }
 
 /**

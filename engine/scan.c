@@ -346,17 +346,16 @@ static int merge_round(struct ksmdev_scan *scan, struct ksmdev_area *area,
 /**
  * ksmdev_merge_range() - scan a range of the caller's memory now, and merge it
  * @area: the area that it is registered with
- * @addr: first address
- * @npages: length in pages
+ * @addr: first address, page aligned
+ * @npages: length in pages, not 0; the range does not wrap
  * @merged: set to the number of pages in the range that were merged
  * @interrupted: asked between two pieces of work whether to return early
  *
  * A page is merged with any that is equal and known: in the range, or scanned before.
  *
  * Context: Process. Sleeps.
- * Return: 0; -EINVAL if @addr is not page aligned or the range is empty; -ENOENT if it
- * is not all registered with @area by this process; -EINTR if @interrupted said so;
- * -ENOMEM.
+ * Return: 0; -ENOENT if the range is not all registered with @area by this process;
+ * -EINTR if @interrupted said so; -ENOMEM.
  */
 int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merged,
 		       bool (*interrupted)(void))
@@ -366,10 +365,6 @@ int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merg
 	int err = 0;
 
 	*merged = 0;
-	if (!PAGE_ALIGNED(addr) || !npages)
-		return -EINVAL;
-	if (addr >= TASK_SIZE || npages > (TASK_SIZE - addr) >> PAGE_SHIFT)
-		return -ENOENT;
 	if (!area_covers(area, addr, addr + (npages << PAGE_SHIFT)))
 		return -ENOENT;
 	scan = ksmdev_scan_create();

@@ -51,31 +51,24 @@ static u16 seen_now(unsigned long pfn, bool dirty, bool writable, bool notified)
 	return seen | KSMDEV_SEEN_CLEAN | (writable ? 0 : KSMDEV_SEEN_RDONLY);
 }
 
+/* Is a page to be reported though it did not change? */
 static bool is_asked_for(u16 seen, unsigned int nr, const struct ksmdev_gather *how)
 {
 	return seen >> KSMDEV_SEEN_WANTED_SHIFT >= how->eager || how->again == nr;
 }
 
-/*
- * Report a page.
- * Return: false if there is no reason to.
- */
-static bool report(struct page *page, unsigned int nr, bool same,
-		   struct ksmdev_gather *how, struct ksmdev_found *found)
+/* Report a page; NULL is the zero page. */
+static void report(struct page *page, unsigned int nr, bool same, struct ksmdev_found *found)
 {
 	struct ksmdev_look look = { .kind = KSMDEV_ZERO };
 
 	if (page)
 		ksmdev_page_look(page, &look);
-	if (same && !is_asked_for(how->seen[nr], nr, how) &&
-	    look.kind != KSMDEV_SHARED && look.kind != KSMDEV_SINGLE)
-		return false;
 	*found = (struct ksmdev_found) { .nr = nr, .kind = look.kind, .unchanged = same };
 	if (look.kind == KSMDEV_ANON) {
 		get_page(page);
 		found->page = page;
 	}
-	return true;
 }
 
 /* Nothing that can be merged is there any more. */
@@ -130,10 +123,13 @@ static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
 			n += report_none(nr, seen, &found[n]);
 			continue;
 		}
-		if (!report(zero ? NULL : pte_page(pte), nr, same, how, &found[n])) {
+		/* Looked at only because it may be a shared page. */
+		if (same && !is_asked_for(seen[nr], nr, how) &&
+		    (zero || !ksmdev_is_kpage(pte_page(pte)))) {
 			skipped++;
 			continue;
 		}
+		report(zero ? NULL : pte_page(pte), nr, same, &found[n]);
 		dirty = pte_dirty(pte);
 		if (found[n].kind == KSMDEV_ANON && dirty && !notified) {
 			addr = base + nr * PAGE_SIZE;
@@ -195,8 +191,7 @@ static unsigned int gather_huge(struct vm_area_struct *vma, unsigned long addr,
 			how->skipped++;
 			continue;
 		}
-		if (!report(pfn_to_page(pfn), nr, same, how, &found[n]))
-			continue;
+		report(pfn_to_page(pfn), nr, same, &found[n]);
 		if (!same)
 			*seen = seen_now(pfn, dirty, pmd_write(pmd), notified);
 		n++;
