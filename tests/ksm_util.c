@@ -228,6 +228,27 @@ long long ksm_stat(const char *name)
 	return value;
 }
 
+double ksm_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+bool ksm_wait_more(const char *name, long long more, double seconds)
+{
+	long long start = ksm_stat(name);
+	double end = ksm_now() + seconds;
+
+	do {
+		if (ksm_stat(name) >= start + more)
+			return true;
+		usleep(5000);
+	} while (ksm_now() < end);
+	return false;
+}
+
 bool ksm_wait_stat(const char *name, long long value)
 {
 	for (int i = 0; i < 150; i++) {

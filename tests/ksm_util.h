@@ -39,6 +39,9 @@
 #define KPF_BIT_THP		22
 #define KPF_BIT_ZERO_PAGE	24
 
+/* From the kernel's sched.h: the thread is not frozen for suspend. */
+#define PF_NOFREEZE		0x00008000
+
 #define DIV_UP(n, d)		(((n) + (d) - 1) / (d))
 
 void ksm_die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
@@ -97,6 +100,10 @@ long long ksm_stat(const char *name);
  * nobody maps any more are freed a moment later); false after some seconds.
  */
 bool ksm_wait_stat(const char *name, long long value);
+/* Wait until the counter has grown by @more; false after @seconds. */
+bool ksm_wait_more(const char *name, long long more, double seconds);
+/* Seconds of a clock that is never set. */
+double ksm_now(void);
 /* The value of "NAME:" in /proc/PID/fdinfo/FD of this process. */
 long long ksm_fdinfo(int fd, const char *name);
 

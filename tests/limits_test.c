@@ -26,14 +26,6 @@
 #define LIMIT	"/sys/module/ksmdev/parameters/max_kernel_pages"
 #define CGROUP	"/sys/fs/cgroup/ksm-limits"
 
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec + ts.tv_nsec / 1e9;
-}
-
 static void set_limit(long long pages)
 {
 	char text[32];
@@ -48,10 +40,10 @@ static void set_limit(long long pages)
 /* Wait until no shared page is allocated; with a scan now and then, or without. */
 static bool wait_no_kernel_pages(const struct ksm *k, double seconds)
 {
-	double end = now() + seconds;
+	double end = ksm_now() + seconds;
 
 	while (ksm_stat("kernel_pages")) {
-		if (now() > end)
+		if (ksm_now() > end)
 			return false;
 		if (k && ksm_scan(k->scan, 64))
 			return false;
@@ -189,15 +181,15 @@ TEST_F(limit, never_beyond_it)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, busy_main, &busy[i]));
 	}
 	ASSERT_EQ(0, ksm_start(self->k.dev, 256, 0, 0));
-	end = now() + 20;
-	while (most < 700 && now() < end) {
+	end = ksm_now() + 20;
+	while (most < 700 && ksm_now() < end) {
 		long long v = ksm_stat("kernel_pages");
 
 		if (v > most)
 			most = v;
 	}
-	end = now() + 1;
-	while (now() < end) {
+	end = ksm_now() + 1;
+	while (ksm_now() < end) {
 		long long v = ksm_stat("kernel_pages");
 
 		if (v > most)
@@ -250,10 +242,10 @@ TEST_F(limit, all_comes_back)
 
 	EXPECT_EQ(0, ksm_kill(&c[1]) >> 8);
 	EXPECT_TRUE(ksm_wait_no_regions(&self->k));
-	end = now() + 5;
+	end = ksm_now() + 5;
 	do {
 		after = ksm_memfree();
-	} while (after < before - 256 && now() < end);
+	} while (after < before - 256 && ksm_now() < end);
 	EXPECT_LE(before - 256, after);
 }
 
@@ -417,10 +409,10 @@ TEST_F(cgroup, shared_pages_are_charged)
 		filled = cgroup_read("memory.current", NULL) / PGSZ;
 		EXPECT_LE(2 * n, filled);
 		if (kksmd) {
-			double end = now() + 20;
+			double end = ksm_now() + 20;
 
 			ASSERT_EQ(0, ksm_start(self->k.dev, 1000, 0, 0));
-			while (ksm_stat("pages_sharing") < (long long)n && now() < end)
+			while (ksm_stat("pages_sharing") < (long long)n && ksm_now() < end)
 				usleep(10000);
 			ASSERT_EQ(0, ksm_stop(self->k.dev));
 		} else {
@@ -522,8 +514,8 @@ TEST_F(cgroup, regions_are_charged)
 	/* No region fits into less than its address, length and list. */
 	EXPECT_LE(n * 64, charged);
 	/* memory.stat is brought up to date every two seconds. */
-	end = now() + 5;
-	while (cgroup_read("memory.stat", "kernel") < kernel + n * 64 && now() < end)
+	end = ksm_now() + 5;
+	while (cgroup_read("memory.stat", "kernel") < kernel + n * 64 && ksm_now() < end)
 		usleep(100000);
 	EXPECT_LE(kernel + n * 64, cgroup_read("memory.stat", "kernel"));
 
@@ -567,7 +559,7 @@ TEST_F(limit, huge_empty_range)
 	char *mem = mmap(NULL, npages * PGSZ, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	long long metadata = ksm_stat("metadata_bytes"), passes;
-	double began = now(), took;
+	double began = ksm_now(), took;
 	int calls = 0;
 
 	ASSERT_NE(MAP_FAILED, mem);
@@ -576,24 +568,24 @@ TEST_F(limit, huge_empty_range)
 	ksm_fill_page(mem + (npages - 1) * PGSZ, 1, 0);
 	ASSERT_EQ(0, ksm_register(self->area, mem, npages));
 	EXPECT_EQ(npages, ksm_stat("pages_registered"));
-	EXPECT_GT(1.0, now() - began);
+	EXPECT_GT(1.0, ksm_now() - began);
 	EXPECT_GT(metadata + (1 << 20), ksm_stat("metadata_bytes"));
 
 	/* Holes are walked in steps as large as they are. */
-	began = now();
+	began = ksm_now();
 	passes = ksm_stat("full_scans");
 	while (ksm_stat("full_scans") < passes + 4) {
 		ASSERT_EQ(0, ksm_scan(self->k.scan, 1 << 20));
 		ASSERT_GT(2000, ++calls);
-		ASSERT_GT(40, now() - began);
+		ASSERT_GT(40, ksm_now() - began);
 	}
-	took = now() - began;
+	took = ksm_now() - began;
 	TH_LOG("4 passes over 1 TiB of holes took %.2f s, %d calls", took, calls);
 	EXPECT_EQ(ksm_pfn(0, mem), ksm_pfn(0, mem + (npages - 1) * PGSZ));
 	EXPECT_GT(metadata + (4 << 20), ksm_stat("metadata_bytes"));
-	began = now();
+	began = ksm_now();
 	ASSERT_EQ(0, ksm_remove(self->area));
-	EXPECT_GT(1.0, now() - began);
+	EXPECT_GT(1.0, ksm_now() - began);
 	/* The index itself may keep its first size. */
 	EXPECT_GT(metadata + (1 << 20), ksm_stat("metadata_bytes"));
 }
@@ -619,10 +611,10 @@ TEST_F(limit, metadata_of_a_page)
 
 static double time_of_pass(const struct ksm *k)
 {
-	double began = now();
+	double began = ksm_now();
 
 	ksm_passes(k, 1);
-	return now() - began;
+	return ksm_now() - began;
 }
 
 /* Pages that are all alike and may not be merged: each would match all others. */

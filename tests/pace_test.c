@@ -20,36 +20,11 @@
 
 #include "ksm_harness.h"
 
-/* From the kernel's sched.h: the thread is not frozen for suspend. */
-#define PF_NOFREEZE	0x00008000
-
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec + ts.tv_nsec / 1e9;
-}
-
-/* Wait until the counter has grown by @more, @seconds at most. */
-static bool wait_for_more(const char *name, long long more, double seconds)
-{
-	long long start = ksm_stat(name);
-	double end = now() + seconds;
-
-	do {
-		if (ksm_stat(name) >= start + more)
-			return true;
-		usleep(5000);
-	} while (now() < end);
-	return false;
-}
-
 static bool wait_for_sharing(long long pages, double seconds)
 {
-	double end = now() + seconds;
+	double end = ksm_now() + seconds;
 
-	while (ksm_stat("pages_sharing") < pages && now() < end)
+	while (ksm_stat("pages_sharing") < pages && ksm_now() < end)
 		usleep(10000);
 	return ksm_stat("pages_sharing") >= pages;
 }
@@ -103,10 +78,10 @@ static void churn_end(struct churn *c)
 /* What the threads use in @seconds, in per cent of a CPU. */
 static double percent_used(double seconds)
 {
-	double began = now(), cpu = ksm_threads_cpu();
+	double began = ksm_now(), cpu = ksm_threads_cpu();
 
 	usleep(seconds * 1e6);
-	return (ksm_threads_cpu() - cpu) * 100 / (now() - began);
+	return (ksm_threads_cpu() - cpu) * 100 / (ksm_now() - began);
 }
 
 /* ---- the threads ---- */
@@ -159,14 +134,14 @@ TEST_F_TIMEOUT(device, all_threads_work, 180)
 	churn_begin(&c, 4096);
 	ASSERT_EQ(0, ksm_register(self->area, c.mem, c.npages));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 4000, 0, 0));
-	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 10));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 10));
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, nr_threads));
 	for (nr = 0; nr < nr_threads; nr++) {
 		ASSERT_TRUE(find_nr(nr, &t));
 		before[nr] = t.cpu;
 	}
-	end = now() + 20;
-	while (busy < nr_threads && now() < end) {
+	end = ksm_now() + 20;
+	while (busy < nr_threads && ksm_now() < end) {
 		usleep(100000);
 		for (nr = 0, busy = 0; nr < nr_threads; nr++)
 			busy += find_nr(nr, &t) && t.cpu > before[nr];
@@ -237,12 +212,12 @@ TEST_F_TIMEOUT(device, stop_waits_for_all, 180)
 	for (int i = 0; i < 20; i++) {
 		ASSERT_EQ(0, ksm_set_pace(self->k.dev, i % 2 ? 400 : 0, 4));
 		ASSERT_EQ(0, ksm_start(self->k.dev, UINT32_MAX, 0, 0));
-		EXPECT_TRUE(wait_for_more("pages_scanned", 1, 5));
+		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1, 5));
 		usleep(1000 * i);
-		began = now();
+		began = ksm_now();
 		ASSERT_EQ(0, ksm_stop(self->k.dev));
 		scanned = ksm_stat("pages_scanned");
-		EXPECT_GT(10.0, now() - began);
+		EXPECT_GT(10.0, ksm_now() - began);
 		usleep(30000);
 		EXPECT_EQ(scanned, ksm_stat("pages_scanned"));
 	}
@@ -261,13 +236,13 @@ TEST_F_TIMEOUT(device, threads_leave_at_once, 180)
 	for (int i = 0; i < 10; i++) {
 		ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 8));
 		ASSERT_EQ(0, ksm_start(self->k.dev, UINT32_MAX, 0, 0));
-		EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 5));
-		began = now();
+		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 5));
+		began = ksm_now();
 		ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 1));
-		EXPECT_GT(10.0, now() - began);
+		EXPECT_GT(10.0, ksm_now() - began);
 		EXPECT_EQ(1, ksm_stat("run"));
 		/* The one that stays goes on. */
-		EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 5));
+		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 5));
 		ASSERT_EQ(0, ksm_stop(self->k.dev));
 		scanned = ksm_stat("pages_scanned");
 		usleep(30000);
@@ -338,27 +313,27 @@ TEST_F_TIMEOUT(device, pace_holds_at_once, 180)
 	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 3600000000U));
 	/* The first round is over, and the next one an hour away. */
 	usleep(300000);
-	EXPECT_FALSE(wait_for_more("pages_scanned", 1, 0.5));
+	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.5));
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 50, 1));
-	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 5));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 5));
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 1));
 	usleep(300000);
-	EXPECT_FALSE(wait_for_more("pages_scanned", 1, 0.5));
+	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.5));
 	/* From the smallest share, which a slice is paid for with minutes, to a large one. */
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 1, KSM_MAX_THREADS));
 	sleep(2);
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 50, 1));
-	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 5));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 5));
 	churn_end(&c);
 }
 
 static long fn_control(long dev, long seconds, long seed, long unused)
 {
-	double end = now() + seconds;
+	double end = ksm_now() + seconds;
 	unsigned int rng = seed;
 
 	(void)unused;
-	while (now() < end) {
+	while (ksm_now() < end) {
 		uint32_t threads = rand_r(&rng) % 9;
 		int ret;
 
@@ -398,9 +373,9 @@ TEST_F_TIMEOUT(device, control_races, 180)
 	/* Whatever state they left, the next command is obeyed. */
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 2));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 0));
-	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 5));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 5));
 	ASSERT_EQ(0, ksm_stop(self->k.dev));
-	EXPECT_FALSE(wait_for_more("pages_scanned", 1, 0.2));
+	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.2));
 	churn_end(&churn);
 }
 
@@ -419,7 +394,7 @@ TEST_F_TIMEOUT(device, budget_is_kept, 240)
 		ASSERT_EQ(0, ksm_set_pace(self->k.dev, 10, threads[i]));
 		/* Numbers that would be full speed. */
 		ASSERT_EQ(0, ksm_start(self->k.dev, 1000000, 0, 0));
-		EXPECT_TRUE(wait_for_more("pages_scanned", 512, 30));
+		EXPECT_TRUE(ksm_wait_more("pages_scanned", 512, 30));
 		little = percent_used(4);
 		TH_LOG("10 %% for %u threads: %.1f %%", threads[i], little);
 		EXPECT_GT(50, little);
@@ -457,22 +432,22 @@ TEST_F_TIMEOUT(device, registration_ends_the_pause, 150)
 	ASSERT_EQ(0, ksm_start(self->k.dev, 0, 0, 0));
 	/* At first they come often. */
 	EXPECT_TRUE(wait_for_sharing(n, 10));
-	EXPECT_TRUE(wait_for_more("full_scans", 2, 10));
+	EXPECT_TRUE(ksm_wait_more("full_scans", 2, 10));
 
 	/* Quiet for half of the longest pause: what is left of it is the other half. */
-	end = now() + 100;
-	quiet = now();
+	end = ksm_now() + 100;
+	quiet = ksm_now();
 	passes = ksm_stat("full_scans");
-	while (now() < quiet + 10.5 && now() < end) {
+	while (ksm_now() < quiet + 10.5 && ksm_now() < end) {
 		usleep(50000);
 		seen = ksm_stat("full_scans");
 		if (seen == passes)
 			continue;
 		passes = seen;
-		quiet = now();
+		quiet = ksm_now();
 		cpu = ksm_threads_cpu();
 	}
-	ASSERT_LE(quiet + 10.5, now());
+	ASSERT_LE(quiet + 10.5, ksm_now());
 	/* Idle meanwhile. */
 	EXPECT_GT(1.0, ksm_threads_cpu() - cpu);
 
@@ -500,22 +475,22 @@ TEST_F_TIMEOUT(device, changes_end_the_pauses, 150)
 	ASSERT_EQ(0, ksm_start(self->k.dev, 0, 0, 0));
 	EXPECT_TRUE(wait_for_sharing(n, 10));
 	/* Quiet for 2 s: a pause of at least 2.5 s, so the next one would be 5 s. */
-	end = now() + 60;
-	quiet = now();
+	end = ksm_now() + 60;
+	quiet = ksm_now();
 	passes = ksm_stat("full_scans");
-	while (now() < quiet + 2 && now() < end) {
+	while (ksm_now() < quiet + 2 && ksm_now() < end) {
 		usleep(50000);
 		seen = ksm_stat("full_scans");
 		if (seen != passes)
-			quiet = now();
+			quiet = ksm_now();
 		passes = seen;
 	}
-	ASSERT_LE(quiet + 2, now());
+	ASSERT_LE(quiet + 2, ksm_now());
 	ksm_fill(mem, n, 4);
 	ksm_fill(mem + n * PGSZ, n, 4);
 	/* The pass that finds it, and then several more in less time than one pause. */
-	EXPECT_TRUE(wait_for_more("full_scans", 1, 25));
-	EXPECT_TRUE(wait_for_more("full_scans", 3, 4));
+	EXPECT_TRUE(ksm_wait_more("full_scans", 1, 25));
+	EXPECT_TRUE(ksm_wait_more("full_scans", 3, 4));
 	EXPECT_TRUE(wait_for_sharing(n, 10));
 	EXPECT_EQ(0, ksm_wrong(mem, n, 4));
 	EXPECT_EQ(0, ksm_wrong(mem + n * PGSZ, n, 4));

@@ -24,15 +24,6 @@
 #define PAIRS	64
 #define SECONDS	8
 
-static double now(void)
-{
-	struct timespec ts;
-
-	/* Read without a system call. */
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec + ts.tv_nsec / 1e9;
-}
-
 struct writer {
 	char *mem;
 	size_t word;
@@ -51,12 +42,12 @@ static volatile uint64_t *word_of(struct writer *w, size_t page)
 /* Spin for up to @passes times as long as a pass has taken so far. */
 static void rest(struct writer *w, uint64_t *rng, double passes)
 {
-	double t = now();
+	double t = ksm_now();
 	double until = t + passes * (t - w->began) / (w->calls + 1);
 
 	*rng = *rng * 6364136223846793005ULL + 1442695040888963407ULL;
 	until = t + (until - t) * (*rng >> 40) / (1 << 24);
-	while (now() < until && !w->stop)
+	while (ksm_now() < until && !w->stop)
 		;
 }
 
@@ -132,11 +123,11 @@ TEST_F(race, no_write_is_lost)
 	ksm_fill(w.mem + PAIRS * PGSZ, PAIRS, 1);
 	ASSERT_EQ(0, ksm_register(self->area, w.mem, 2 * PAIRS));
 	passes = ksm_stat("full_scans");
-	w.began = now();
+	w.began = ksm_now();
 	ASSERT_EQ(0, pthread_create(&thread, NULL, writer_main, &w));
 	ksm_use_cpu(1);
-	end = now() + SECONDS;
-	for (unsigned int i = 0; now() < end && !w.lost; i++) {
+	end = ksm_now() + SECONDS;
+	for (unsigned int i = 0; ksm_now() < end && !w.lost; i++) {
 		ASSERT_EQ(0, ioctl(self->k.scan, KSM_SCAN, &s));
 		w.calls++;
 		if (i % 4)

@@ -21,31 +21,6 @@
 
 #include "ksm_harness.h"
 
-/* From the kernel's sched.h: the thread is not frozen for suspend. */
-#define PF_NOFREEZE	0x00008000
-
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec + ts.tv_nsec / 1e9;
-}
-
-/* Wait until the counter has grown by @more, @seconds at most. */
-static bool wait_for_more(const char *name, long long more, double seconds)
-{
-	long long start = ksm_stat(name);
-	double end = now() + seconds;
-
-	do {
-		if (ksm_stat(name) >= start + more)
-			return true;
-		usleep(5000);
-	} while (now() < end);
-	return false;
-}
-
 /* ---- signals ---- */
 
 static void on_alarm(int sig)
@@ -84,10 +59,10 @@ TEST_F(device, interrupted)
 	do {
 		scanned = ksm_stat("pages_scanned");
 		set_alarm(20000);
-		began = now();
+		began = ksm_now();
 		EXPECT_EQ(-1, ioctl(self->k.scan, KSM_SCAN, &s));
 		EXPECT_EQ(EINTR, errno);
-		took = now() - began;
+		took = ksm_now() - began;
 		if (took > longest)
 			longest = took;
 		interrupted += errno == EINTR;
@@ -141,13 +116,13 @@ TEST_F(device, killed)
 	ASSERT_EQ(0, ksm_register(self->area, mem, 2048));
 	ksm_spawn(&c);
 	ksm_call_start(&c, fn_scan_for_ever, self->k.scan, 0, 0, 0);
-	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 20));
-	began = now();
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 20));
+	began = ksm_now();
 	status = ksm_kill(&c);
 	EXPECT_TRUE(WIFSIGNALED(status));
-	EXPECT_GT(2.0, now() - began);
+	EXPECT_GT(2.0, ksm_now() - began);
 	/* Nobody scans any more, and others can. */
-	EXPECT_FALSE(wait_for_more("pages_scanned", 1, 0.2));
+	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.2));
 	ksm_merge_all(&self->k);
 	EXPECT_EQ(2048, ksm_stat("pages_unshared"));
 }
@@ -252,20 +227,20 @@ TEST_F(device, kksmd_max_pages_to_merge)
 	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
 	/* Rounds so far apart that each can be seen. */
 	ASSERT_EQ(0, ksm_start(self->k.dev, 8 * n, 16, 500000));
-	end = now() + 15;
+	end = ksm_now() + 15;
 	do {
 		merged = ksm_stat("pages_sharing");
 		if (merged - before > most)
 			most = merged - before;
 		before = merged;
 		usleep(20000);
-	} while (merged < 64 && now() < end);
+	} while (merged < 64 && ksm_now() < end);
 	EXPECT_LE(64, merged);
 	/* A look might fall between two rounds only once in a blue moon. */
 	EXPECT_GE(16, most);
 	ASSERT_EQ(0, ksm_start(self->k.dev, 8 * n, 0, 0));
-	end = now() + 15;
-	while (ksm_stat("pages_sharing") < (long long)n && now() < end)
+	end = ksm_now() + 15;
+	while (ksm_stat("pages_sharing") < (long long)n && ksm_now() < end)
 		usleep(10000);
 	EXPECT_EQ(n, ksm_stat("pages_sharing"));
 }
@@ -273,11 +248,11 @@ TEST_F(device, kksmd_max_pages_to_merge)
 TEST_F(device, nothing_to_do)
 {
 	struct ksm_user_scan s = { .pages_to_scan = UINT32_MAX };
-	double began = now();
+	double began = ksm_now();
 	long long passes = ksm_stat("full_scans");
 
 	ASSERT_EQ(0, ioctl(self->k.scan, KSM_SCAN, &s));
-	EXPECT_GT(1.0, now() - began);
+	EXPECT_GT(1.0, ksm_now() - began);
 	EXPECT_EQ(passes, ksm_stat("full_scans"));
 }
 
@@ -323,8 +298,8 @@ TEST_F(device, two_scanners_and_kksmd)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, scanner_main, &scanners[i]));
 	}
 	ASSERT_EQ(0, ksm_start(self->k.dev, 300, 0, 0));
-	end = now() + 30;
-	while (ksm_stat("pages_sharing") < (long long)n && now() < end)
+	end = ksm_now() + 30;
+	while (ksm_stat("pages_sharing") < (long long)n && ksm_now() < end)
 		usleep(20000);
 	for (int i = 0; i < 2; i++)
 		scanners[i].stop = 1;
@@ -517,20 +492,20 @@ TEST_F(device, kksmd_retunes_at_once)
 	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 3600000000U));
 	/* The first round is over, and the next one an hour away. */
 	usleep(300000);
-	EXPECT_FALSE(wait_for_more("pages_scanned", 1, 0.5));
+	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.5));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 0));
-	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 2));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 2));
 
 	/* Back to sleep, and out of it by a stop and a start. */
 	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 3600000000U));
 	usleep(300000);
-	EXPECT_FALSE(wait_for_more("pages_scanned", 1, 0.5));
-	began = now();
+	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.5));
+	began = ksm_now();
 	ASSERT_EQ(0, ksm_stop(self->k.dev));
-	EXPECT_GT(1.0, now() - began);
+	EXPECT_GT(1.0, ksm_now() - began);
 	EXPECT_EQ(0, ksm_stat("run"));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 0));
-	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 2));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 2));
 }
 
 TEST_F(device, kksmd_stops_at_once)
@@ -545,13 +520,13 @@ TEST_F(device, kksmd_stops_at_once)
 	for (int i = 0; i < 20; i++) {
 		/* A round that would last for minutes. */
 		ASSERT_EQ(0, ksm_start(self->k.dev, UINT32_MAX, 0, 0));
-		EXPECT_TRUE(wait_for_more("pages_scanned", 1, 5));
+		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1, 5));
 		usleep(1000 * i);
-		began = now();
+		began = ksm_now();
 		ASSERT_EQ(0, ksm_stop(self->k.dev));
 		/* When the call is back, the thread is at rest. */
 		scanned = ksm_stat("pages_scanned");
-		EXPECT_GT(1.0, now() - began);
+		EXPECT_GT(1.0, ksm_now() - began);
 		usleep(30000);
 		EXPECT_EQ(scanned, ksm_stat("pages_scanned"));
 	}
@@ -568,11 +543,11 @@ TEST_F(device, kksmd_sleeps_microseconds)
 	ksm_fill(mem, n, 1);
 	ASSERT_EQ(0, ksm_register(self->area, mem, n));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 50000));
-	began = now();
+	began = ksm_now();
 	scanned = ksm_stat("pages_scanned");
 	sleep(2);
 	scanned = ksm_stat("pages_scanned") - scanned;
-	expected = (now() - began) / 0.05 * 10;
+	expected = (ksm_now() - began) / 0.05 * 10;
 	EXPECT_GE(expected + 20, scanned);
 	EXPECT_LE(expected / 4, scanned);
 }
@@ -591,16 +566,16 @@ TEST_F(device, kksmd_wakes_for_a_registration)
 	EXPECT_GE(0.5, later.cpu - s.cpu);
 	ksm_fill_same(mem, 64, 1);
 	ASSERT_EQ(0, ksm_register(self->area, mem, 64));
-	EXPECT_TRUE(wait_for_more("pages_scanned", 256, 3));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 256, 3));
 }
 
 static long fn_control(long dev, long seconds, long seed, long unused)
 {
-	double end = now() + seconds;
+	double end = ksm_now() + seconds;
 	unsigned int rng = seed;
 
 	(void)unused;
-	while (now() < end) {
+	while (ksm_now() < end) {
 		struct ksm_kthread_info k = {
 			.sleep = rand_r(&rng) % 3 * 100,
 			.pages_to_scan = 1 + rand_r(&rng) % 1000,
@@ -637,9 +612,9 @@ TEST_F(device, control_races)
 	}
 	/* Whatever state they left, the next command is obeyed. */
 	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 0));
-	EXPECT_TRUE(wait_for_more("pages_scanned", 1000, 3));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 3));
 	ASSERT_EQ(0, ksm_stop(self->k.dev));
-	EXPECT_FALSE(wait_for_more("pages_scanned", 1, 0.2));
+	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.2));
 	EXPECT_EQ(0, ksm_wrong_same(mem, n, 1));
 }
 
@@ -675,11 +650,11 @@ TEST_F(device, suspend)
 	usleep(50000);
 	/* Any event of the machine's may wake it early: then once more. */
 	for (int i = 0; i < 5 && took < 2.5; i++) {
-		began = now();
+		began = ksm_now();
 		before = ksm_stat("pages_scanned");
 		EXPECT_EQ(0, ksm_write_file("/sys/power/state", "freeze"));
 		scanned = ksm_stat("pages_scanned") - before;
-		took = now() - began;
+		took = ksm_now() - began;
 	}
 	s.stop = 1;
 	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_test", "none"));
@@ -689,7 +664,7 @@ TEST_F(device, suspend)
 	pthread_join(scan, NULL);
 	EXPECT_EQ(0, s.error);
 	/* Thawed, it goes on. */
-	EXPECT_TRUE(wait_for_more("pages_scanned", 100, 5));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 100, 5));
 }
 
 TEST_HARNESS_MAIN

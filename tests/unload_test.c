@@ -29,14 +29,6 @@
 
 #define MODULE "/sys/module/ksmdev"
 
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec + ts.tv_nsec / 1e9;
-}
-
 static bool loaded(void)
 {
 	return !access(MODULE, F_OK);
@@ -51,7 +43,7 @@ static int unload(void)
 /* For when a process that just died may still be letting go of its fds. */
 static int unload_soon(void)
 {
-	double end = now() + 5;
+	double end = ksm_now() + 5;
 	int ret;
 
 	do {
@@ -59,7 +51,7 @@ static int unload_soon(void)
 		if (ret != -EAGAIN && ret != -EBUSY)
 			return ret;
 		usleep(50000);
-	} while (now() < end);
+	} while (ksm_now() < end);
 	return ret;
 }
 
@@ -231,9 +223,9 @@ TEST_F(module, unload_with_kksmd_running)
 		ASSERT_EQ(0, ksm_start(dev, 1000, 0, sleeps[i % 3]));
 		close(dev);
 		usleep(100000 * (i / 3));
-		began = now();
+		began = ksm_now();
 		ASSERT_EQ(0, unload_soon());
-		EXPECT_GT(3.0, now() - began);
+		EXPECT_GT(3.0, ksm_now() - began);
 		EXPECT_TRUE(nothing_left());
 		load();
 	}
@@ -263,9 +255,9 @@ TEST_F(module, unload_with_many_threads_running)
 		close(area);
 		close(k.scan);
 		close(k.dev);
-		began = now();
+		began = ksm_now();
 		ASSERT_EQ(0, unload_soon());
-		EXPECT_GT(5.0, now() - began);
+		EXPECT_GT(5.0, ksm_now() - began);
 		EXPECT_TRUE(nothing_left());
 		load();
 	}
@@ -334,10 +326,10 @@ TEST_F(module, merged_pages_live_on)
 	EXPECT_EQ(0, ksm_end(&a));
 	EXPECT_EQ(0, ksm_call(&b, ksm_fn_wrong, mem, n, 7));
 	EXPECT_EQ(0, ksm_end(&b));
-	end = now() + 5;
+	end = ksm_now() + 5;
 	do {
 		after = ksm_memfree();
-	} while (after < before - 256 && now() < end);
+	} while (after < before - 256 && ksm_now() < end);
 	EXPECT_LE(before - 256, after);
 }
 
