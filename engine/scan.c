@@ -240,13 +240,10 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 /* What is due once all regions were passed over. */
 static void end_of_pass(void)
 {
-	bool lost = shared_take_lost();
-
-	WRITE_ONCE(pass_looks_at_shared, lost);
 	if (atomic_xchg(&want_drain, 0))
 		ksmdev_drain_lru();
-	if (lost)
-		shared_prune();
+	/* To find who has the last mapping of a page, all that map some are looked at. */
+	WRITE_ONCE(pass_looks_at_shared, shared_take_lost() && shared_prune());
 }
 
 /**

@@ -133,13 +133,13 @@ static bool has_room(struct page *page)
 }
 
 /**
- * shared_find() - the shared page that equals a page
- * @fingerprint: what @like hashes to
- * @like: the page; the caller holds a reference
+ * shared_find() - a shared page that may equal a page
+ * @fingerprint: what the page hashes to
+ * @like: the page, to be compared with; the caller holds a reference. NULL: who has the
+ *	fingerprint will do
  *
  * Context: Any.
- * Return: the page with a reference, equal to @like a moment ago; NULL if there is
- * none with room.
+ * Return: the shared page with a reference; NULL if there is none with room.
  */
 struct page *shared_find(u32 fingerprint, struct page *like)
 {
@@ -150,7 +150,7 @@ struct page *shared_find(u32 fingerprint, struct page *like)
 		page = lookup(shared_key(fingerprint, way));
 		if (!page)
 			break;
-		if (ksmdev_pages_identical(page, like) && has_room(page))
+		if ((!like || ksmdev_pages_identical(page, like)) && has_room(page))
 			return page;
 		put_page(page);
 	}
@@ -347,24 +347,30 @@ static void walk_shared(visit_fn visit, void *data)
 	rhashtable_walk_exit(&iter);
 }
 
+/* What pruning came upon: pages that it took out, and pages that have one mapping. */
+struct pruning {
+	unsigned long freed, singles;
+};
+
 static bool prune_one(struct ksmdev_kpage *kpage, void *data)
 {
-	unsigned long *freed = data;
+	struct pruning *pruning = data;
 	bool removed = prune(kpage);
 
-	*freed += removed;
+	pruning->freed += removed;
+	pruning->singles += !removed && ksmdev_kpage_mapcount(kpage) == 1;
 	return removed;
 }
 
 /* Take all pages out of the table that nobody maps; the caller frees them. */
-static unsigned long prune_all(void)
+static struct pruning prune_all(void)
 {
-	unsigned long freed = 0;
+	struct pruning pruning = {};
 
 	lockdep_assert_held(&walk_mutex);
 	if (atomic_long_read(&nr_shared))
-		walk_shared(prune_one, &freed);
-	return freed;
+		walk_shared(prune_one, &pruning);
+	return pruning;
 }
 
 /* A page that was mapped is no longer: its shared page may have one mapper, or none. */
@@ -405,13 +411,17 @@ bool shared_take_lost(void)
  * shared_prune() - free the shared pages that nobody maps
  *
  * Context: May sleep, for a grace period if there are any.
+ * Return: true if there are some that have one mapping.
  */
-void shared_prune(void)
+bool shared_prune(void)
 {
+	struct pruning pruning;
+
 	mutex_lock(&walk_mutex);
-	prune_all();
+	pruning = prune_all();
 	mutex_unlock(&walk_mutex);
 	free_pruned(NULL);
+	return pruning.singles;
 }
 
 /* From one walk to the next; doubled each time, up to a limit. */
@@ -466,7 +476,7 @@ static unsigned long shrink_scan(struct shrinker *shrinker, struct shrink_contro
 		return SHRINK_STOP;
 	WRITE_ONCE(last, jiffies | 1);
 	sc->nr_scanned = sc->nr_to_scan;
-	freed = prune_all();
+	freed = prune_all().freed;
 	mutex_unlock(&walk_mutex);
 	/* Reclaim must not wait for a grace period. */
 	schedule_work(&free_pruned_work);

@@ -34,7 +34,7 @@ bool shared_known(u32 fingerprint);
 struct page *shared_create(struct mm_struct *mm, struct page *from, u32 fingerprint);
 void shared_lost_mapper(void);
 bool shared_take_lost(void);
-void shared_prune(void);
+bool shared_prune(void);
 void shared_prune_soon(void);
 int shared_init(void);
 void shared_exit(void);
