@@ -179,16 +179,19 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 
 		switch (found->kind) {
 		case KSMDEV_ANON:
-			if (!is_to_be_read(scan, chunk, found)) {
+			if (is_to_be_read(scan, chunk, found)) {
+				if (i + 1 < scan->nr_found && found[1].page && !found[1].unchanged)
+					ksmdev_prefetch_page(found[1].page);
+				read_anon(scan, chunk, found);
+				hashed++;
+				cond_resched();
+			} else {
 				found->eligible = true;
 				known++;
-				break;
 			}
-			if (i + 1 < scan->nr_found && found[1].page && !found[1].unchanged)
-				ksmdev_prefetch_page(found[1].page);
-			read_anon(scan, chunk, found);
-			hashed++;
-			cond_resched();
+			/* What failed once is compared first; and so is what must not. */
+			found->trusted = !scan->at_once &&
+					 eagerness(chunk, found->nr) == EAGER_NEW;
 			break;
 		case KSMDEV_SINGLE:
 			look_at_single(scan, chunk, found->nr);

@@ -52,11 +52,33 @@ static void plan(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_fo
 	found->planned = true;
 }
 
+/*
+ * Is its fingerprint enough to try to merge a page? The merge compares in any case, so
+ * the first try does without a comparison of its own; a vote must not.
+ */
+static bool is_trusted(const struct ksmdev_found *found)
+{
+	return found->trusted && !PageCompound(found->page);
+}
+
+/* Is it worth trying to merge a page with another of the same fingerprint? */
+static bool may_equal(const struct ksmdev_found *found, struct page *page)
+{
+	return (is_trusted(found) && !PageCompound(page)) ||
+	       ksmdev_pages_identical(found->page, page);
+}
+
+static bool may_be_zero(const struct ksmdev_found *found)
+{
+	return is_trusted(found) || ksmdev_page_is_zero(found->page);
+}
+
 /* Plan to merge a page with the shared page that equals it, if there is one. */
 static bool find_shared(struct ksmdev_scan *scan, struct chunk *chunk,
 			struct ksmdev_found *found)
 {
-	struct page *kpage = shared_find(chunk->slots[found->nr].fingerprint, found->page);
+	struct page *kpage = shared_find(chunk->slots[found->nr].fingerprint,
+					 is_trusted(found) ? NULL : found->page);
 
 	if (!kpage)
 		return false;
@@ -76,7 +98,7 @@ static void find_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 		found->held = true;
 		return;
 	}
-	if (fingerprint == index_zero && ksmdev_page_is_zero(found->page)) {
+	if (fingerprint == index_zero && may_be_zero(found)) {
 		plan(scan, chunk, found, NULL);
 		scan->planned++;
 		return;
@@ -185,7 +207,7 @@ static void compare(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev
 		found->partner = true;
 		return;
 	}
-	if (!ksmdev_pages_identical(candidate->page, found->page))
+	if (!may_equal(found, candidate->page))
 		return;
 	found->partner = true;
 	vote(other, candidate->slot, candidate->page);
@@ -230,7 +252,7 @@ static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chu
 			compare(scan, chunk, found, other, candidate);
 			/* Planned when the candidate was merged. */
 			found->planned = !!candidate->kpage;
-		} else if (ksmdev_pages_identical(candidate->kpage, found->page)) {
+		} else if (may_equal(found, candidate->kpage)) {
 			get_page(candidate->kpage);
 			plan(scan, chunk, found, candidate->kpage);
 		}
@@ -307,11 +329,12 @@ static void match_batch(struct ksmdev_scan *scan, struct chunk *chunk, u16 *batc
 	merge_mappings(scan, chunk, scan->map, scan->nr_maps);
 	for (i = 0; i < scan->nr_maps; i++) {
 		struct ksmdev_mapping *m = &scan->map[i];
+		struct ksmdev_found *found = &scan->found[m->found];
 
 		if (m->err)
-			scan->found[m->found].planned = false;
+			found->planned = false;
 		/* It changed: what is known of it is not true any more. */
-		if (m->err == -EILSEQ || m->err == -ESTALE)
+		if (m->err == -ESTALE || (m->err == -EILSEQ && !found->trusted))
 			chunk->seen[m->slot] &= ~KSMDEV_SEEN_CLEAN;
 	}
 	for (i = 0; i < nr; i++) {

@@ -47,6 +47,11 @@ static void merge_in_vma(struct vm_area_struct *vma, struct ksmdev_mapping *map,
 		for (i = 0; i < nr; i++) {
 			struct ksmdev_mapping *m = &map[i];
 
+			if (i + 1 < nr) {
+				ksmdev_prefetch_page(m[1].page);
+				if (m[1].kpage)
+					ksmdev_prefetch_page(m[1].kpage);
+			}
 			if (m->err)
 				continue;
 			if (m->kpage ? !ksmdev_pages_identical(m->page, m->kpage) :

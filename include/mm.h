@@ -65,6 +65,7 @@ struct ksmdev_look {
  * @planned: for the caller: is about to be merged
  * @partner: for the caller: there is something it could be merged with
  * @held: for the caller: it could not be merged for no reason of its own
+ * @trusted: for the caller: its fingerprint is enough to try a merge
  * @alike: for the caller: how many candidates have the same fingerprint
  */
 struct ksmdev_found {
@@ -77,6 +78,7 @@ struct ksmdev_found {
 	bool planned : 1;
 	bool partner : 1;
 	bool held : 1;
+	bool trusted : 1;
 	u8 alike;
 };
 

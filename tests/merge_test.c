@@ -311,6 +311,26 @@ TEST_F(deceit, twins_find_each_other)
 	EXPECT_EQ(memcmp(b, want, PAGES * PGSZ), 0);
 }
 
+/*
+ * So many contents that about eight pairs of them have one fingerprint of 28 bits; that
+ * there is none happens once in 3000 runs. A page is merged by its fingerprint alone
+ * at first, finds that its partner is the wrong one, and must find the right one then.
+ */
+TEST_F_TIMEOUT(device, chance_collisions, 120)
+{
+	enum { PAGES = 1 << 16 };
+	char *a = ksm_mmap(PAGES), *b = ksm_mmap(PAGES);
+
+	ksm_fill(a, PAGES, 7);
+	ksm_fill(b, PAGES, 7);
+	ASSERT_EQ(ksm_register(self->area, a, PAGES), 0);
+	ASSERT_EQ(ksm_register(self->area, b, PAGES), 0);
+	ksm_merge_held(&self->k);
+	EXPECT_STATS(PAGES, PAGES, 0, 0, 0);
+	EXPECT_EQ(ksm_wrong(a, PAGES, 7), 0);
+	EXPECT_EQ(ksm_wrong(b, PAGES, 7), 0);
+}
+
 TEST_F(device, zero_pages)
 {
 	uint64_t zero_pfn = ksm_zero_pfn();
