@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <linux/loop.h>
 #include <sched.h>
 #include <signal.h>
@@ -903,6 +904,48 @@ void ksm_shell(const char *fmt, ...)
 	if (status)
 		ksm_die("\"%s\" failed with status %#x; the VM must provide it", command,
 			status);
+}
+
+/* ---- virtual machines ---- */
+
+bool ksm_has_virtualization(void)
+{
+	static char line[8192];
+	bool found = false;
+	FILE *f = fopen("/proc/cpuinfo", "re");
+
+	if (!f)
+		ksm_die("cannot open /proc/cpuinfo: %s", strerror(errno));
+	while (!found && fgets(line, sizeof(line), f))
+		found = !strncmp(line, "flags", 5) &&
+			(strstr(line, " svm") || strstr(line, " vmx"));
+	fclose(f);
+	return found;
+}
+
+int ksm_open_kvm(void)
+{
+	int fd;
+
+	if (access("/dev/kvm", F_OK))
+		ksm_shell("modprobe kvm-amd 2>/dev/null || modprobe kvm-intel");
+	fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		ksm_die("cannot open /dev/kvm: %s", strerror(errno));
+	return fd;
+}
+
+void ksm_add_guest_memory(int vm, int slot, uint64_t guest, void *host, size_t size)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot,
+		.guest_phys_addr = guest,
+		.memory_size = size,
+		.userspace_addr = (uintptr_t)host,
+	};
+
+	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
+		ksm_die("KVM_SET_USER_MEMORY_REGION: %s", strerror(errno));
 }
 
 /* ---- other processes ---- */

@@ -237,6 +237,15 @@ void ksm_use_cpu(int cpu);
 /* Run a shell command; dies with the command in the message if it fails. */
 void ksm_shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* ---- virtual machines ---- */
+
+/* Does the processor offer virtualization, inside this VM? */
+bool ksm_has_virtualization(void);
+/* Load the module and open /dev/kvm; dies if it cannot. */
+int ksm_open_kvm(void);
+/* Dies if it cannot. */
+void ksm_add_guest_memory(int vm, int slot, uint64_t guest, void *host, size_t size);
+
 /* ---- other processes ---- */
 
 /**

@@ -43,34 +43,6 @@ FIXTURE(guest)
 	char *twin;	/* the same contents, not the guest's, registered */
 };
 
-static bool cpu_has_virtualization(void)
-{
-	static char line[8192];
-	bool found = false;
-	FILE *f = fopen("/proc/cpuinfo", "re");
-
-	if (!f)
-		ksm_die("cannot open /proc/cpuinfo: %s", strerror(errno));
-	while (!found && fgets(line, sizeof(line), f))
-		found = !strncmp(line, "flags", 5) &&
-			(strstr(line, " svm") || strstr(line, " vmx"));
-	fclose(f);
-	return found;
-}
-
-static void add_memory(int vm, int slot, uint64_t guest, void *host, size_t size)
-{
-	struct kvm_userspace_memory_region region = {
-		.slot = slot,
-		.guest_phys_addr = guest,
-		.memory_size = size,
-		.userspace_addr = (uintptr_t)host,
-	};
-
-	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
-		ksm_die("KVM_SET_USER_MEMORY_REGION: %s", strerror(errno));
-}
-
 FIXTURE_SETUP(guest)
 {
 	char *code;
@@ -78,26 +50,23 @@ FIXTURE_SETUP(guest)
 
 	ksm_begin(&self->k);
 	self->area = ksm_area(&self->k);
-	if (!cpu_has_virtualization())
+	if (!ksm_has_virtualization())
 		SKIP(return, "this processor offers no virtualization inside the VM");
-	if (access("/dev/kvm", F_OK))
-		ksm_shell("modprobe kvm-amd 2>/dev/null || modprobe kvm-intel");
-	self->kvm = open("/dev/kvm", O_RDWR);
-	ASSERT_GE(self->kvm, 0) TH_LOG("cannot open /dev/kvm: %s", strerror(errno));
+	self->kvm = ksm_open_kvm();
 	self->vm = ioctl(self->kvm, KVM_CREATE_VM, 0);
 	ASSERT_GE(self->vm, 0) TH_LOG("KVM_CREATE_VM: %s", strerror(errno));
 
 	code = mmap(NULL, PGSZ, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(code, MAP_FAILED);
 	memcpy(code, guest_code, sizeof(guest_code));
-	add_memory(self->vm, 0, GUEST_CODE, code, PGSZ);
+	ksm_add_guest_memory(self->vm, 0, GUEST_CODE, code, PGSZ);
 	self->data = ksm_mmap(N);
 	self->twin = ksm_mmap(N);
 	ksm_fill(self->data, N, 1);
 	ksm_fill(self->twin, N, 1);
 	ASSERT_EQ(ksm_register(self->area, self->data, N), 0);
 	ASSERT_EQ(ksm_register(self->area, self->twin, N), 0);
-	add_memory(self->vm, 1, GUEST_DATA, self->data, N * PGSZ);
+	ksm_add_guest_memory(self->vm, 1, GUEST_DATA, self->data, N * PGSZ);
 
 	self->vcpu = ioctl(self->vm, KVM_CREATE_VCPU, 0);
 	ASSERT_GE(self->vcpu, 0) TH_LOG("KVM_CREATE_VCPU: %s", strerror(errno));
