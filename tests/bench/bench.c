@@ -14,6 +14,7 @@
  * as are registered. CPU time is that of the scanner's threads, from the scheduler.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -25,6 +26,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,6 +51,8 @@ enum {
 	COST		= 1 << 8,	/* CPU a page instead of in all */
 	SPARSE		= 1 << 9,	/* a few pages in a large range */
 	SLOW		= 1 << 10,	/* takes ksmd long: left out under emulation */
+	HELD		= 1 << 11,	/* somebody else holds references to all pages */
+	NO_ROOM		= 1 << 12,	/* max_kernel_pages allows no shared page; not for ksmd */
 };
 
 /**
@@ -157,6 +161,8 @@ static void same_page(uint64_t *page, size_t rank, size_t index)
 #define FIELDMAP(name, mib, what) \
 	{ name, 4, mib, fieldmap_page, 3 * 700, what, false, false }
 #define GROWTH(name, mib, what) FIELDMAP("growth " name, (mib) / 4, CONVERGE | COST | (what))
+#define ALIKE(name, mib, what) \
+	{ "alike, " name, 1, mib, same_page, 0, TWO_PASSES | IDLE | COST | (what), false, false }
 
 static const struct workload workloads[] = {
 	FIELDMAP("fieldmap", 128, CONVERGE | IDLE | CHURN | FIRST_WRITE | LATENCY | SPEED_UP),
@@ -170,6 +176,10 @@ static const struct workload workloads[] = {
 	GROWTH("512 MiB", 512, 0),
 	GROWTH("2 GiB", 2048, SLOW),
 	GROWTH("8 GiB", 8192, SLOW),
+	ALIKE("held 8 MiB", 8, HELD),
+	ALIKE("held 128 MiB", 128, HELD),
+	ALIKE("no room 8 MiB", 8, NO_ROOM),
+	ALIKE("no room 128 MiB", 128, NO_ROOM),
 	{ "sparse, 4 GiB", 1, 4UL << 10, same_page, 0, SPARSE, false, false },
 	{ "sparse, 32 TiB", 1, 32UL << 20, same_page, 0, SPARSE, false, false },
 };
@@ -244,6 +254,47 @@ static long rewrite(long rank, long round, long unused, long unused2)
 	(void)unused2;
 	for (i = round % 10; i < load_pages; i += 10)
 		unique_page((uint64_t *)ksm_page(base, i), 10000 + 100 * round + rank, i);
+	return 0;
+}
+
+/*
+ * Keep a reference to each page in pipes, as a device would that was told to read from
+ * them: none of them can be merged.
+ */
+enum { PIPE_PAGES = 1024, MAX_PIPES = 32 };
+static int pipes[MAX_PIPES][2];
+static unsigned int nr_pipes;
+
+static long hold(long unused, long unused2, long unused3, long unused4)
+{
+	size_t i, length = PIPE_PAGES * PGSZ;
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	(void)unused4;
+	for (i = 0; i < load_pages; i += PIPE_PAGES) {
+		struct iovec iov = { ksm_page(base, i), length };
+
+		if (nr_pipes == MAX_PIPES || pipe2(pipes[nr_pipes], O_CLOEXEC) ||
+		    fcntl(pipes[nr_pipes][1], F_SETPIPE_SZ, length) < 0 ||
+		    vmsplice(pipes[nr_pipes][1], &iov, 1, 0) != (ssize_t)length)
+			ksm_die("cannot put %zu pages into a pipe: %m", length / PGSZ);
+		nr_pipes++;
+	}
+	return 0;
+}
+
+static long let_go(long unused, long unused2, long unused3, long unused4)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	(void)unused4;
+	for (; nr_pipes; nr_pipes--) {
+		close(pipes[nr_pipes - 1][0]);
+		close(pipes[nr_pipes - 1][1]);
+	}
 	return 0;
 }
 
@@ -426,6 +477,7 @@ static void detach_all(const struct scanner *scanner)
 {
 	unsigned int i;
 
+	tell_all(let_go, 0);
 	tell_all(renew, 0);
 	for (i = 0; i < load->workers; i++)
 		ksm_call(&worker[i], scanner->detach, 0, 0, 0);
@@ -718,6 +770,8 @@ static void measure(const struct scanner *scanner)
 	bool done = true;
 
 	tell_all(fill, 0);
+	if (load->what & HELD)
+		tell_all(hold, 0);
 	if (load->huge)
 		say("thp: %.1f %% of the memory is on huge pages",
 		    100.0 * tell_all(huge, 0) / all_pages());
@@ -771,7 +825,11 @@ static void measure(const struct scanner *scanner)
 		sample(name, "memory freed, net", "MiB", scanner,
 		       (free_pages() - free_before) / MIB_PAGES);
 	} else {
-		sample(name, "first two passes, CPU", "s", scanner, p.cpu);
+		if (load->what & COST)
+			sample(name, "first two passes, CPU", "us/page", scanner,
+			       p.cpu / all_pages() * 1e6);
+		else
+			sample(name, "first two passes, CPU", "s", scanner, p.cpu);
 		say("%s, %s: first two passes %.3f s CPU", name, scanner->name, p.cpu);
 	}
 	if (load->what & TLB && flushes >= 0 && done)
@@ -881,9 +939,18 @@ static void sparse(const struct scanner *scanner)
 
 static void with(const struct scanner *scanner, void (*what)(const struct scanner *), bool slow)
 {
-	if (scanner == &ksmd && load->what & SLOW && !slow)
+	long long room = ksm_stat("max_kernel_pages");
+	char text[32];
+
+	if (scanner == &ksmd && (load->what & NO_ROOM || (load->what & SLOW && !slow)))
 		return;
+	if (load->what & NO_ROOM)
+		ksmdev_set("max_kernel_pages", "0");
 	what(scanner);
+	if (load->what & NO_ROOM) {
+		snprintf(text, sizeof(text), "%lld", room);
+		ksmdev_set("max_kernel_pages", text);
+	}
 }
 
 static void both(unsigned int round, void (*what)(const struct scanner *), bool slow)

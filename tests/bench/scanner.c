@@ -129,6 +129,17 @@ static double stat_in(const char *dir, const char *name)
 	return read_number(path);
 }
 
+static void set_in(const char *dir, const char *name, const char *value)
+{
+	char path[128];
+	int err;
+
+	snprintf(path, sizeof(path), "%s%s", dir, name);
+	err = ksm_write_file(path, value);
+	if (err)
+		ksm_die("cannot write %s to %s: %s", value, path, strerror(-err));
+}
+
 double ksmdev_stat(const char *name)
 {
 	return stat_in(KSMDEV_DIR, name);
@@ -143,9 +154,14 @@ void read_counters(const struct scanner *scanner, double values[MAX_COUNTERS])
 			    stat_in(scanner->dir, scanner->counters[i]) : UNKNOWN;
 }
 
+void ksmdev_set(const char *name, const char *value)
+{
+	set_in(KSMDEV_DIR, name, value);
+}
+
 void ksmdev_reset_hold(void)
 {
-	ksm_write_file(KSMDEV_DIR "longest_hold_us", "0");
+	ksmdev_set("longest_hold_us", "0");
 }
 
 /*
@@ -227,13 +243,7 @@ static void take_threads(const char *name)
 
 static void ksmd_set(const char *name, const char *value)
 {
-	char path[128];
-	int err;
-
-	snprintf(path, sizeof(path), KSMD_DIR "%s", name);
-	err = ksm_write_file(path, value);
-	if (err)
-		ksm_die("cannot write %s to %s: %s", value, path, strerror(-err));
+	set_in(KSMD_DIR, name, value);
 }
 
 static long ksmd_attach(long addr, long npages, long unused, long unused2)

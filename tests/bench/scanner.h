@@ -73,6 +73,8 @@ int cpus(void);
 /* A file with a number in it; UNKNOWN if there is none. */
 double read_number(const char *path);
 double ksmdev_stat(const char *name);
+/* A setting; dies if it is refused. */
+void ksmdev_set(const char *name, const char *value);
 void read_counters(const struct scanner *scanner, double values[MAX_COUNTERS]);
 /* Forget the longest hold so far. */
 void ksmdev_reset_hold(void);
