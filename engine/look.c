@@ -28,7 +28,10 @@ enum {
 
 #define FAILS_INTERVAL 16
 
-/* Where it saves this many pages of 512, a large folio is split. */
+/*
+ * Where it saves this many pages of 512, a large folio is split. The time of a split is
+ * that of about so many merges: Documentation/performance.rst has the figures.
+ */
 unsigned int ksmdev_thp_split_threshold = 64;
 atomic_long_t ksmdev_thp_splits = ATOMIC_LONG_INIT(0);
 

@@ -52,7 +52,8 @@ enum {
 	SPARSE		= 1 << 9,	/* a few pages in a large range */
 	SLOW		= 1 << 10,	/* takes ksmd long: left out under emulation */
 	HELD		= 1 << 11,	/* somebody else holds references to all pages */
-	NO_ROOM		= 1 << 12,	/* max_kernel_pages allows no shared page; not for ksmd */
+	SPLITS		= 1 << 12,	/* huge pages of which a part can be shared */
+	NO_ROOM		= 1 << 13,	/* max_kernel_pages allows no shared page; not for ksmd */
 };
 
 /**
@@ -156,6 +157,12 @@ static void same_page(uint64_t *page, size_t rank, size_t index)
 	unique_page(page, COMMON, 0);
 }
 
+/* Of each huge page the first ones; the same in all workers. */
+static void part_page(uint64_t *page, size_t rank, size_t index, size_t part)
+{
+	unique_page(page, index % KSM_HUGE_PAGES < part ? COMMON : PRIVATE(rank), index);
+}
+
 #define SPARSE_PAGES 64
 
 #define FIELDMAP(name, mib, what) \
@@ -180,6 +187,7 @@ static const struct workload workloads[] = {
 	ALIKE("held 128 MiB", 128, HELD),
 	ALIKE("no room 8 MiB", 8, NO_ROOM),
 	ALIKE("no room 128 MiB", 128, NO_ROOM),
+	{ "thp split", 2, 64, NULL, 0, SPLITS, true, false },
 	{ "sparse, 4 GiB", 1, 4UL << 10, same_page, 0, SPARSE, false, false },
 	{ "sparse, 32 TiB", 1, 32UL << 20, same_page, 0, SPARSE, false, false },
 };
@@ -295,6 +303,17 @@ static long let_go(long unused, long unused2, long unused3, long unused4)
 		close(pipes[nr_pipes - 1][0]);
 		close(pipes[nr_pipes - 1][1]);
 	}
+	return 0;
+}
+
+static long fill_part(long rank, long part, long unused, long unused2)
+{
+	size_t i;
+
+	(void)unused;
+	(void)unused2;
+	for (i = 0; i < load_pages; i++)
+		part_page((uint64_t *)ksm_page(base, i), rank, i, part);
 	return 0;
 }
 
@@ -937,6 +956,72 @@ static void sparse(const struct scanner *scanner)
 	detach_all(scanner);
 }
 
+#define SPLIT_PASSES 6
+
+/*
+ * Huge pages of which so many pages are the same in both workers; all that have any are
+ * split. CPU a huge page until all is merged.
+ */
+static double split_part(unsigned int part)
+{
+	double splits = ksmdev_stat("thp_splits"), before, freed;
+	unsigned long nr_huge;
+	char figure[64];
+	struct point p;
+
+	tell_all(fill_part, part);
+	nr_huge = tell_all(huge, 0) / KSM_HUGE_PAGES;
+	before = free_pages();
+	attach_all(&ksmdev);
+	p = scan(SPLIT_PASSES * all_pages());
+	splits = ksmdev_stat("thp_splits") - splits;
+	freed = free_pages() - before;
+	if (!nr_huge || (part && (splits < nr_huge || ksmdev.saved() < nr_huge / 2 * part)))
+		say("%s, %u of 512: %.0f of %lu huge pages were split, and %.0f pages merged",
+		    load->name, part, splits, nr_huge, ksmdev.saved());
+	say("%s, %u of 512: %.3f s CPU, %.0f pages freed", load->name, part, p.cpu, freed);
+	if (part) {
+		snprintf(figure, sizeof(figure), "%3u of 512 equal: freed, net", part);
+		sample(load->name, figure, "pages/huge page", &ksmdev, freed / nr_huge);
+	}
+	detach_all(&ksmdev);
+	return nr_huge ? p.cpu / nr_huge : 0;
+}
+
+/*
+ * What does it take to split a huge page, and what to merge a page of it? With more and
+ * more pages to merge in each, the CPU time is on a straight line.
+ */
+static void split_cost(void)
+{
+	static const unsigned int parts[] = { 8, 32, 64, 128, 256 };
+	const unsigned int n = sizeof(parts) / sizeof(*parts);
+	double x = 0, y = 0, xx = 0, xy = 0, none, merge, split;
+	long long threshold = ksm_stat("thp_split_threshold");
+	char text[32], figure[64];
+	unsigned int i;
+
+	ksmdev_set("thp_split_threshold", "1");
+	none = split_part(0);
+	for (i = 0; i < n; i++) {
+		double cost = split_part(parts[i]) - none;
+
+		snprintf(figure, sizeof(figure), "%3u of 512 equal: split and merge, CPU", parts[i]);
+		sample(load->name, figure, "us/merged page", &ksmdev, cost / parts[i] * 1e6);
+		x += parts[i];
+		y += cost;
+		xx += (double)parts[i] * parts[i];
+		xy += parts[i] * cost;
+	}
+	merge = (n * xy - x * y) / (n * xx - x * x);
+	split = (y - merge * x) / n;
+	sample(load->name, "split of a huge page, CPU", "us", &ksmdev, split * 1e6);
+	sample(load->name, "merge of one of its pages, CPU", "us", &ksmdev, merge * 1e6);
+	say("%s: a split takes %.1f us, a merge %.1f us", load->name, split * 1e6, merge * 1e6);
+	snprintf(text, sizeof(text), "%lld", threshold);
+	ksmdev_set("thp_split_threshold", text);
+}
+
 static void with(const struct scanner *scanner, void (*what)(const struct scanner *), bool slow)
 {
 	long long room = ksm_stat("max_kernel_pages");
@@ -990,6 +1075,8 @@ static void run(const struct workload *workload, unsigned int round, bool quick,
 	tell_all(renew, 0);
 	if (load->what & SPARSE)
 		both(round, sparse, slow);
+	else if (load->what & SPLITS)
+		split_cost();
 	else
 		both(round, measure, slow);
 	if (!quick && load->what & LATENCY && cpus() > 1)
