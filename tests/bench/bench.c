@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #include "../ksm_util.h"
+#include "guest.h"
 #include "scanner.h"
 
 #define MIB		(1UL << 20)
@@ -53,7 +54,8 @@ enum {
 	SLOW		= 1 << 10,	/* takes ksmd long: left out under emulation */
 	HELD		= 1 << 11,	/* somebody else holds references to all pages */
 	SPLITS		= 1 << 12,	/* huge pages of which a part can be shared */
-	NO_ROOM		= 1 << 13,	/* max_kernel_pages allows no shared page; not for ksmd */
+	GUEST		= 1 << 13,	/* a virtual machine maps the memory */
+	NO_ROOM		= 1 << 14,	/* max_kernel_pages allows no shared page; not for ksmd */
 };
 
 /**
@@ -92,6 +94,7 @@ static char *place;		/* that, with space around it */
 static size_t place_size;
 static struct ksm_child worker[MAX_WORKERS];
 static double begin;
+static const char *young_module;
 
 /*
  * Contents
@@ -188,6 +191,7 @@ static const struct workload workloads[] = {
 	ALIKE("no room 8 MiB", 8, NO_ROOM),
 	ALIKE("no room 128 MiB", 128, NO_ROOM),
 	{ "thp split", 2, 64, NULL, 0, SPLITS, true, false },
+	{ "kvm", 1, 64, own_page, 0, GUEST, false, false },
 	{ "sparse, 4 GiB", 1, 4UL << 10, same_page, 0, SPARSE, false, false },
 	{ "sparse, 32 TiB", 1, 32UL << 20, same_page, 0, SPARSE, false, false },
 };
@@ -1022,6 +1026,92 @@ static void split_cost(void)
 	ksmdev_set("thp_split_threshold", text);
 }
 
+static double pass_ns(unsigned int n)
+{
+	return scan(n * all_pages()).cpu / n / all_pages() * 1e9;
+}
+
+/* The share of its pages, or of their 2 MiB, in %, that a guest's page tables call accessed. */
+static double ask_young(unsigned long step, bool flush, double *ns)
+{
+	double young;
+
+	ksm_shell("insmod %s pid=%d start=%lu npages=%zu step=%lu flush=%d", young_module,
+		  worker[0].pid, (unsigned long)base, load_pages, step, flush);
+	*ns = read_number("/sys/module/young/parameters/took_ns") / load_pages;
+	young = read_number("/sys/module/young/parameters/nr_young") * step / load_pages;
+	ksm_shell("rmmod young");
+	return 100 * young;
+}
+
+/*
+ * A virtual machine's memory. The write bit: what passes cost, and the guest. The accessed
+ * bit: what it costs to ask for it, and for how many pages it says nothing.
+ */
+static void guest(void)
+{
+	enum { TIMES = 4 };
+	struct ksm_child *vm = &worker[0];
+	const char *name = load->name;
+	double hashed, ns, young;
+	long watched, free;
+	int i;
+
+	tell_all(fill, 0);
+	ksm_call(vm, guest_start, base, load_pages, 0);
+	ksm_call(vm, guest_write, 0, 1, 1);
+	attach_all(&ksmdev);
+	sample(name, "pass that reads every page, CPU", "ns/page", &ksmdev, pass_ns(1));
+	scan(3 * all_pages());
+	sample(name, "write bit: pass while the guest rests, CPU", "ns/page", &ksmdev, pass_ns(10));
+
+	hashed = ksmdev_stat("pages_hashed");
+	for (i = 0, ns = 0; i < TIMES; i++) {
+		ksm_call(vm, guest_read, 1, 0, 0);
+		ns += pass_ns(1) / TIMES;
+	}
+	hashed = 100 * (ksmdev_stat("pages_hashed") - hashed) / TIMES / load_pages;
+	sample(name, "write bit: pass after the guest read all, CPU", "ns/page", &ksmdev, ns);
+	sample(name, "write bit: to be read anew then", "% of pages", &ksmdev, hashed);
+	say("%s, write bit: the guest read all, the next pass %.1f %% of it", name, hashed);
+
+	for (i = 0, ns = 0; i < TIMES; i++) {
+		ksm_call(vm, guest_write, i, 10, 2);
+		ns += pass_ns(1) / TIMES;
+		scan(all_pages());
+	}
+	sample(name, "write bit: pass after the guest wrote a tenth, CPU", "ns/page", &ksmdev, ns);
+
+	watched = ksm_call(vm, guest_write, 0, 1, 3);
+	free = ksm_call(vm, guest_write, 0, 1, 4);
+	sample(name, "guest's first write to a watched page", "us", &ksmdev,
+	       watched / 1e3 / load_pages);
+	sample(name, "guest's write to another page", "us", &ksmdev, free / 1e3 / load_pages);
+	say("%s: a write to a watched page takes %.2f us, to another %.2f us", name,
+	    watched / 1e3 / load_pages, free / 1e3 / load_pages);
+
+	ask_young(1, false, &ns);
+	young = ask_young(1, false, &ns);
+	sample(name, "accessed bit: asked for each page while the guest rests", "ns/page", &ksmdev, ns);
+	if (young)
+		say("%s: %.1f %% were accessed by nobody", name, young);
+	ksm_call(vm, guest_read, 1, 0, 0);
+	young = ask_young(1, false, &ns);
+	sample(name, "accessed bit: asked for each page after the guest read all", "ns/page",
+	       &ksmdev, ns);
+	sample(name, "accessed bit: to be read anew then", "% of pages", &ksmdev, young);
+	say("%s, accessed bit: the guest read all, a pass would read %.1f %% of it", name, young);
+	ksm_call(vm, guest_read, 1, 0, 0);
+	ask_young(1, true, &ns);
+	sample(name, "accessed bit: the same, with flushes", "ns/page", &ksmdev, ns);
+	ksm_call(vm, guest_read, 100, 0, 0);
+	young = ask_young(KSM_HUGE_PAGES, false, &ns);
+	sample(name, "accessed bit: asked for 2 MiB at once", "ns/page", &ksmdev, ns);
+	sample(name, "accessed bit: to be read anew if the guest read a hundredth", "% of pages",
+	       &ksmdev, young);
+	detach_all(&ksmdev);
+}
+
 static void with(const struct scanner *scanner, void (*what)(const struct scanner *), bool slow)
 {
 	long long room = ksm_stat("max_kernel_pages");
@@ -1068,6 +1158,10 @@ static void run(const struct workload *workload, unsigned int round, bool quick,
 		    ksm_memfree() / MIB_PAGES);
 		return;
 	}
+	if (load->what & GUEST && (!young_module || !ksm_has_virtualization())) {
+		say("%s: there is no virtualization here", load->name);
+		return;
+	}
 	if (load->huge)
 		ksm_write_file("/proc/sys/vm/compact_memory", "1");
 	for (i = 0; i < load->workers; i++)
@@ -1077,6 +1171,8 @@ static void run(const struct workload *workload, unsigned int round, bool quick,
 		both(round, sparse, slow);
 	else if (load->what & SPLITS)
 		split_cost();
+	else if (load->what & GUEST)
+		guest();
 	else
 		both(round, measure, slow);
 	if (!quick && load->what & LATENCY && cpus() > 1)
@@ -1110,12 +1206,13 @@ static void touch_all_memory(void)
 static void __attribute__((noreturn)) usage(int status)
 {
 	fprintf(status ? stderr : stdout,
-		"Usage: bench [-q] [-s] [-r ROUNDS] [-c TTY] [-w NAME]...\n"
+		"Usage: bench [-q] [-s] [-r ROUNDS] [-c TTY] [-y FILE] [-w NAME]...\n"
 		"Measure ksmd and /dev/ksm. As root, with nobody else using either.\n"
 		"  -q  only fieldmap: convergence, idle and churn passes\n"
 		"  -s  let ksmd do also what takes it long\n"
 		"  -r  how often (3); the order of the two changes each time\n"
 		"  -c  where to ask the host of User-Mode Linux for CPU time\n"
+		"  -y  young.ko, to measure what a guest's accessed bits would tell\n"
 		"  -w  only workloads whose names begin so\n");
 	exit(status);
 }
@@ -1137,7 +1234,7 @@ int main(int argc, char **argv)
 	char *names[16];
 	int option;
 
-	while ((option = getopt(argc, argv, "qsr:c:w:h")) != -1) {
+	while ((option = getopt(argc, argv, "qsr:c:y:w:h")) != -1) {
 		switch (option) {
 		case 'q':
 			quick = true;
@@ -1150,6 +1247,9 @@ int main(int argc, char **argv)
 			break;
 		case 'c':
 			ask_host(optarg);
+			break;
+		case 'y':
+			young_module = optarg;
 			break;
 		case 'w':
 			if (nr_names < 16)
