@@ -2,13 +2,16 @@
 /*
  * match.c - find partners for the pages that may be merged
  *
- * In this order: the zero page, a shared page, a candidate. What has one of the first
- * two is merged with it. Candidates lie in chunks of their own, so they are sorted,
+ * In this order: the zero page, a shared page, a candidate. What seems to have one of the
+ * first two is merged with it. Candidates lie in chunks of their own, so they are sorted,
  * and all that lie in one chunk are looked up, compared and merged together; only
  * when a candidate has become a shared page do the pages that equal it follow.
  *
- * All this is about a batch of pages at a time, so that what a comparison has brought
- * into the processor's cache is still there when it is repeated under protection.
+ * Which page equals which is for the merge to prove. The first time that a page is looked
+ * up, a fingerprint in common is enough to try one.
+ *
+ * All this is about a batch of pages at a time, so that what was copied is still in the
+ * processor's cache when it is compared under protection.
  */
 #include <linux/sched/mm.h>
 #include <linux/sort.h>
