@@ -5,7 +5,8 @@
  * start, stop and info take the arguments and print the lines of the program
  * in the announcement of November 2008; start also takes the three words of
  * RHEL 5's, or a budget of CPU time, and info has one line more. What that program
- * did not look at is looked at here: numbers, results and rights.
+ * did not look at is looked at here: numbers, results and rights. run is for programs that
+ * know nothing of /dev/ksm: ksmctl-run.c.
  */
 #include <argp.h>
 #include <errno.h>
@@ -34,7 +35,8 @@ struct options {
 	int json;
 	const char *cpu;
 	const char *threads;
-	const char *verb;
+	struct run_options run;
+	const struct verb *verb;
 	char *args[MAX_VERB_ARGS];
 	int nr_args;
 };
@@ -53,6 +55,7 @@ static void do_stop(const struct options *opts);
 static void do_info(const struct options *opts);
 static void do_status(const struct options *opts);
 static void do_scan(const struct options *opts);
+static void do_run(const struct options *opts);
 
 /* The announcement's verbs come first: see find_verb(). */
 #define NR_2008_VERBS 3
@@ -72,6 +75,8 @@ static const struct verb verbs[] = {
 	  0, 0, do_status },
 	{ "scan", "PAGES_TO_SCAN [MAX_PAGES_TO_MERGE]",
 	  "visit that many pages now, by this program instead of a kernel thread", 1, 2, do_scan },
+	{ "run", "[--auto[=MIB]] [--exclude=NAMES] [--quiet] [--] COMMAND [ARGUMENT...]",
+	  "run COMMAND, and share what it and its children mark with MADV_MERGEABLE", 0, 0, do_run },
 };
 
 #define NR_VERBS ((int)(sizeof(verbs) / sizeof(verbs[0])))
@@ -173,10 +178,10 @@ static int open_device(const struct options *opts)
 static void __attribute__((noreturn)) die_refused(const struct options *opts)
 {
 	if (errno == EPERM)
-		die("%s: %m: it takes CAP_SYS_ADMIN; run this as root", opts->verb);
+		die("%s: %m: it takes CAP_SYS_ADMIN; run this as root", opts->verb->name);
 	if (errno == EINVAL)
-		die("%s: %m: the module refuses these numbers; see ksmctl(8)", opts->verb);
-	die("%s: %m: %s", opts->verb, ksm_hint(errno));
+		die("%s: %m: the module refuses these numbers; see ksmctl(8)", opts->verb->name);
+	die("%s: %m: %s", opts->verb->name, ksm_hint(errno));
 }
 
 static void start_stop(const struct options *opts, int fd, struct ksm_kthread_info *info)
@@ -314,6 +319,13 @@ static void do_scan(const struct options *opts)
 	       (long long)values[ROW_ZERO_PAGES]);
 }
 
+static void do_run(const struct options *opts)
+{
+	if (opts->run.min_mib)
+		parse_number_to("auto", opts->run.min_mib, 1, 1 << 20);
+	run_command(&opts->run);
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct options *opts = state->input;
@@ -331,10 +343,25 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case 't':
 		opts->threads = arg;
 		break;
+	case 'a':
+		opts->run.min_mib = arg ? arg : RUN_MIN_MIB;
+		break;
+	case 'x':
+		opts->run.exclude = arg;
+		break;
+	case 'q':
+		opts->run.quiet = 1;
+		break;
 	case ARGP_KEY_ARG:
-		if (!opts->verb)
-			opts->verb = arg;
-		else if (opts->nr_args < MAX_VERB_ARGS)
+		if (!opts->verb) {
+			opts->verb = find_verb(arg);
+			if (opts->verb->run == do_run)
+				argp_err_exit_status = EXIT_RUN;
+		} else if (opts->verb->run == do_run) {
+			/* All that follows is the command's. */
+			opts->run.command = &state->argv[state->next - 1];
+			state->next = state->argc;
+		} else if (opts->nr_args < MAX_VERB_ARGS)
 			opts->args[opts->nr_args++] = arg;
 		else
 			argp_error(state, "too many arguments");
@@ -372,9 +399,13 @@ static char *help_filter(int key, const char *text, void *input)
 }
 
 static const struct argp_option argp_options[] = {
+	{ "auto", 'a', "MIB", OPTION_ARG_OPTIONAL,
+	  "run: share all private memory, in pieces of at least so much (" RUN_MIN_MIB ")", 0 },
 	{ "cpu", 'c', "PERCENT", 0,
 	  "start: let all threads together use this much CPU time, in per cent of one CPU", 0 },
+	{ "exclude", 'x', "NAMES", 0, "run: --auto is not for these programs (a:b:c)", 0 },
 	{ "json", 'j', NULL, 0, "status: print JSON", 0 },
+	{ "quiet", 'q', NULL, 0, "run: say nothing when there is no sharing", 0 },
 	{ "root", 'r', "DIR", 0, "use the device and sysfs below DIR: DIR/dev/ksm, DIR/sys", 0 },
 	{ "threads", 't', "N", 0, "start: scan with N kernel threads", 0 },
 	{ 0 }
@@ -385,13 +416,21 @@ static const struct argp argp = {
 	.parser = parse_option,
 	.args_doc = "VERB [ARGUMENT...]",
 	.doc = "Control and show the sharing of identical memory pages by /dev/ksm."
-	       "\vA verb may be abbreviated. Exit status: 0 done, 1 failed, 2 wrong usage.",
+	       "\vA verb may be abbreviated. Exit status: 0 done, 1 failed, 2 wrong usage; of run: "
+	       "COMMAND's, 125 failed, 126 COMMAND cannot be run, 127 there is no COMMAND.",
 	.help_filter = help_filter,
 };
 
-static int usage_is_right(const struct options *opts, const struct verb *verb)
+static int usage_is_right(const struct options *opts)
 {
+	const struct verb *verb = opts->verb;
+	int for_run = opts->run.min_mib || opts->run.exclude || opts->run.quiet;
+
 	if (opts->json && verb->run != do_status)
+		return 0;
+	if (verb->run == do_run)
+		return opts->run.command && !*opts->root && !opts->cpu && !opts->threads;
+	if (for_run)
 		return 0;
 	if (verb->run == do_start)
 		return opts->cpu ? !opts->nr_args : opts->nr_args >= 2;
@@ -406,14 +445,13 @@ int main(int argc, char **argv)
 
 	atexit(close_stdout);
 	argp_err_exit_status = EXIT_USAGE;
-	argp_parse(&argp, argc, argv, 0, NULL, &opts);
+	argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &opts);
 
-	verb = find_verb(opts.verb);
-	opts.verb = verb->name;
-	if (!usage_is_right(&opts, verb)) {
+	verb = opts.verb;
+	if (!usage_is_right(&opts)) {
 		fprintf(stderr, "usage: %s %s%s%s\n", program_invocation_short_name, verb->name,
 			verb->run == do_status ? " [--json]" : *verb->args ? " " : "", verb->args);
-		return EXIT_USAGE;
+		return argp_err_exit_status;
 	}
 	verb->run(&opts);
 	return EXIT_SUCCESS;

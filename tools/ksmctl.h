@@ -5,6 +5,7 @@
 #ifndef KSMCTL_H
 #define KSMCTL_H
 
+#include <argp.h>
 #include <stdint.h>
 
 /* The rows of ksmctl status, in the order in which they are printed. */
@@ -36,12 +37,26 @@ enum row_id {
 
 #define NO_MEMORY "out of memory; end something else and try again"
 
-enum { EXIT_USAGE = 2 };
+/* EXIT_RUN is run's for all that goes wrong before the command has a say, as with env(1). */
+enum { EXIT_USAGE = 2, EXIT_RUN = 125, EXIT_CANNOT_RUN = 126, EXIT_NO_COMMAND = 127 };
 
 /* Print a message to standard error and exit. */
 void die_with(int status, const char *fmt, ...) __attribute__((noreturn, format(printf, 2, 3)));
 #define die(...) die_with(EXIT_FAILURE, __VA_ARGS__)
-#define die_usage(...) die_with(EXIT_USAGE, __VA_ARGS__)
+#define die_usage(...) die_with(argp_err_exit_status, __VA_ARGS__)
+
+/* MiB; more than the stack of a thread. */
+#define RUN_MIN_MIB "16"
+
+/* What ksmctl run is told; what was not said is NULL. */
+struct run_options {
+	const char *min_mib;
+	const char *exclude;
+	int quiet;
+	char **command;
+};
+
+void run_command(const struct run_options *opts) __attribute__((noreturn));
 
 void read_rows(const char *root, int64_t values[NR_ROWS]);
 void print_rows(const int64_t values[NR_ROWS]);

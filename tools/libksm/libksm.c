@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "ksm.h"
 #include "libksm.h"
 
@@ -75,7 +76,7 @@ static void close_keep_errno(int fd)
 }
 
 /* Return a descriptor of the device, or -1 and errno. */
-static int open_device(void)
+int ksm_open_device(void)
 {
 	int version, dev_fd;
 
@@ -97,7 +98,7 @@ static int create_area(void)
 {
 	int dev_fd, area_fd;
 
-	dev_fd = open_device();
+	dev_fd = ksm_open_device();
 	if (dev_fd < 0)
 		return -1;
 	area_fd = ioctl(dev_fd, KSM_CREATE_SHARED_MEMORY_AREA);
@@ -336,7 +337,7 @@ EXPORT int ksm_set_pace(unsigned int cpu_percent, unsigned int threads)
 		.cpu_percent = cpu_percent,
 		.threads = threads,
 	};
-	int ret, fd = open_device();
+	int ret, fd = ksm_open_device();
 
 	if (fd < 0)
 		return -1;
@@ -356,7 +357,7 @@ EXPORT int ksm_set_pace(unsigned int cpu_percent, unsigned int threads)
 EXPORT int ksm_get_pace(unsigned int *cpu_percent, unsigned int *threads)
 {
 	struct ksm_pace pace = { .size = sizeof(pace) };
-	int ret, fd = open_device();
+	int ret, fd = ksm_open_device();
 
 	if (fd < 0)
 		return -1;
