@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# vm.sh - test ksmctl, libksm and fieldmap where /dev/ksm is, as root, in the VM
+# vm.sh - test ksmctl, libksm, libksm-preload and fieldmap where /dev/ksm is, as root, in the VM
 #
 #	tests/vm/run --add build/tools --add build/tests/tools -- build/tests/tools/vm.sh
 #
@@ -51,6 +51,9 @@ test_no_module() {
 		"$ksmctl" status
 	runs 'fieldmap: no module' 1 '*' '*: modprobe ksm*' "$tools/fieldmap" --shared 1 --private 0 -t 0
 	run_tap "$dir/libksm-real"
+	runs 'preload: no module' 0 '*' 'preload-test: libksm-preload: /dev/ksm: No such file*: *modprobe ksm (LIBKSM_QUIET=1*' \
+		"$ksmctl" run "$dir/preload-test" kernel
+	run_tap "$ksmctl" run --quiet "$dir/preload-test" kernel
 	modprobe ksm
 	runs 'modprobe ksm is what helps' 0 \
 		"$(settings 'flags 0, pages_to_scan 0 npages_merge 0, sleep_time 0' 'threads 1, cpu_percent 0')" '' "$ksmctl" info
@@ -179,6 +182,26 @@ test_fieldmap() {
 		"$tools/fieldmap" -n 2 --shared 4 --private 2 --seconds 2 --expect 50
 }
 
+# Two simulations that know nothing of the driver, each with the same 24 MiB.
+test_preload() {
+	run_tap "$ksmctl" run "$dir/preload-test"
+	run_tap "$ksmctl" run --auto=1 "$dir/preload-test" auto
+	runs 'preload: the main thread may leave' 0 'the last words' '' "$ksmctl" run "$dir/preload-test" leave
+	wait_for regions 0
+	"$ksmctl" start 20000 0 1000 >"$tmp/why"
+	"$ksmctl" run --auto -- "$dir/preload-sim" 24 20 >"$tmp/first" 2>&1 &
+	"$ksmctl" run --auto -- "$dir/preload-sim" 24 20 >"$tmp/second" 2>&1 &
+	sleep 15
+	values pages_sharing >"$tmp/why"
+	[ "$(cat "$tmp/why")" -ge 6144 ]
+	ok 'preload, auto: two simulations share their arrays' $?
+	wait
+	equal 'preload, auto: and find every byte right' '0 wrong 0 wrong' \
+		"$(tail -q -n 1 "$tmp/first" "$tmp/second" | xargs)"
+	wait_for regions 0
+	"$ksmctl" stop >"$tmp/why"
+}
+
 if [ ! -e /dev/ksm ]; then
 	echo 'not ok 1 - there is no /dev/ksm; load the module: modprobe ksm'
 	exit 1
@@ -190,4 +213,5 @@ test_status 'when idle'
 run_tap "$dir/libksm-real"
 run_tap "$dir/libksm-real-c++"
 test_fieldmap
+test_preload
 tap_done
