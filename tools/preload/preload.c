@@ -158,14 +158,14 @@ static void delete_range(unsigned int i)
 	memmove(&ranges[i], &ranges[i + 1], (--nr_ranges - i) * sizeof(*ranges));
 }
 
-/* Return 0, or an errno. */
-static int insert_range(unsigned int i, unsigned long start, unsigned long end, int area)
+/* Return whether there was room. */
+static bool insert_range(unsigned int i, unsigned long start, unsigned long end, int area)
 {
 	if (nr_ranges == MAX_RANGES)
-		return EMFILE;
+		return false;
 	memmove(&ranges[i + 1], &ranges[i], (nr_ranges++ - i) * sizeof(*ranges));
 	ranges[i] = (struct range) { .start = start, .end = end, .area = area };
-	return 0;
+	return true;
 }
 
 /* Register what is not yet, and forget what is refused. Return 0, or the first errno. */
@@ -208,8 +208,8 @@ static int add(unsigned long start, unsigned long end, int area, unsigned long l
 			start = ranges[i].end;
 			continue;
 		}
-		if (stop - start >= least)
-			err = insert_range(i, start, stop, area);
+		if (stop - start >= least && !insert_range(i, start, stop, area))
+			err = EMFILE;
 		start = stop;
 	}
 	return err;
@@ -217,12 +217,11 @@ static int add(unsigned long start, unsigned long end, int area, unsigned long l
 
 /*
  * Make two of a range that covers @addr. Its area goes; the pages in it stay shared, and both
- * will be registered again.
+ * will be registered again. Return whether there was room.
  */
-static int split(unsigned long addr, bool private)
+static bool split(unsigned long addr, bool private)
 {
 	unsigned int i;
-	int err;
 
 	for (i = 0; i < nr_ranges; i++) {
 		struct range *range = &ranges[i];
@@ -230,9 +229,8 @@ static int split(unsigned long addr, bool private)
 		if (range->start >= addr || range->end <= addr ||
 		    (range->area == PRIVATE) != private)
 			continue;
-		err = insert_range(i + 1, addr, range->end, private ? PRIVATE : PENDING);
-		if (err)
-			return err;
+		if (!insert_range(i + 1, addr, range->end, private ? PRIVATE : PENDING))
+			return false;
 		range->end = addr;
 		if (range->area >= 0) {
 			close(range->area);
@@ -240,7 +238,7 @@ static int split(unsigned long addr, bool private)
 		}
 		break;
 	}
-	return 0;
+	return true;
 }
 
 /*
@@ -250,11 +248,10 @@ static int split(unsigned long addr, bool private)
 static int take_out(unsigned long start, unsigned long end, bool private)
 {
 	unsigned int i = 0;
-	int err;
+	int err = 0;
 
-	err = split(start, private);
-	if (!err)
-		err = split(end, private);
+	if (!split(start, private) || !split(end, private))
+		err = EMFILE;
 	while (i < nr_ranges) {
 		struct range *range = &ranges[i];
 
