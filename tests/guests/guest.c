@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * guest.c - the only program of a guest: memory whose contents it can check
+ *
+ * The first process of an initramfs that holds little else. It keeps pages of which it
+ * knows what must be in them, and does what the second serial port says, a command a
+ * line, each answered by a line: "ok NUMBER..." or "failed WHY". host.c, outside, is the
+ * other end.
+ *
+ * What a page must hold is one of a few things that guests have in common, or something
+ * of this guest's own, or one of these with a single byte changed; so there are always
+ * pages to be merged, pages that nearly are, and merged ones that are written to. Guests
+ * are told apart by id=N on the kernel's command line.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "ksm_util.h"
+
+#define NO_FLIP UINT16_MAX
+
+/* Seeds of contents that all guests have; a guest's own ones are above. */
+enum { ZEROS, COMMON, SAME, OWN };
+
+/**
+ * struct content - what a page must hold
+ * @seed: of the pattern, or ZEROS
+ * @index: which page of the pattern
+ * @flip: offset of a byte that is inverted, or NO_FLIP
+ */
+struct content {
+	uint64_t seed;
+	uint32_t index;
+	uint16_t flip;
+};
+
+static char *memory;
+static struct content *contents;
+static size_t npages;
+static uint64_t last_seed;
+static FILE *commands, *port;
+
+static void __attribute__((format(printf, 1, 2))) answer(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vfprintf(port, fmt, ap);
+	va_end(ap);
+	putc('\n', port);
+	fflush(port);
+}
+
+/* Nobody can go on without this guest: it panics, which the host sees. */
+static void __attribute__((noreturn)) give_up(const char *what)
+{
+	answer("failed %s: %s", what, strerror(errno));
+	exit(1);
+}
+
+static size_t random_below(size_t n)
+{
+	static uint64_t state;
+
+	if (!state)
+		state = last_seed;
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return state % n;
+}
+
+/*
+ * What the pages hold at first, by their number: half of them as in the other guests,
+ * some all alike, some empty, and some like no other.
+ */
+static struct content first_content(size_t page)
+{
+	struct content c = { .seed = last_seed, .index = page, .flip = NO_FLIP };
+
+	switch (page % 8) {
+	case 0 ... 3:
+		c.seed = COMMON;
+		break;
+	case 4:
+		c.seed = SAME;
+		c.index = 0;
+		break;
+	case 5:
+		c.seed = ZEROS;
+		break;
+	}
+	return c;
+}
+
+static void make(char *page, struct content c)
+{
+	if (c.seed == ZEROS)
+		memset(page, 0, PGSZ);
+	else
+		ksm_fill_page(page, c.seed, c.index);
+	if (c.flip != NO_FLIP)
+		page[c.flip] ^= 0xff;
+}
+
+static bool is_right(size_t page)
+{
+	static char expected[PGSZ];
+
+	make(expected, contents[page]);
+	return !memcmp(expected, ksm_page(memory, page), PGSZ);
+}
+
+static void put(size_t page, struct content c)
+{
+	contents[page] = c;
+	make(ksm_page(memory, page), c);
+}
+
+static void fill(size_t n)
+{
+	if (npages)
+		munmap(memory, npages * PGSZ);
+	free(contents);
+	contents = calloc(n, sizeof(*contents));
+	memory = mmap(NULL, n * PGSZ, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (!contents || memory == MAP_FAILED)
+		give_up("memory");
+	npages = n;
+	for (size_t i = 0; i < n; i++)
+		put(i, first_content(i));
+}
+
+static size_t wrong(void)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < npages; i++)
+		n += !is_right(i);
+	return n;
+}
+
+/* One page at random becomes something else. */
+static void rewrite(void)
+{
+	size_t page = random_below(npages), other = random_below(npages);
+	struct content c = { .seed = COMMON, .index = page, .flip = NO_FLIP };
+
+	switch (random_below(6)) {
+	case 0:
+		c.seed = ++last_seed;
+		break;
+	case 1:
+		c.seed = ZEROS;
+		break;
+	case 2:
+		c = contents[page];
+		c.flip = c.flip == NO_FLIP ? random_below(PGSZ) : NO_FLIP;
+		/* Only that byte is written. */
+		ksm_page(memory, page)[c.flip == NO_FLIP ? contents[page].flip : c.flip] ^= 0xff;
+		contents[page] = c;
+		return;
+	case 3:
+		contents[page] = contents[other];
+		memmove(ksm_page(memory, page), ksm_page(memory, other), PGSZ);
+		return;
+	}
+	put(page, c);
+}
+
+/* Rewrite and check at random until there is a command: how often, and what was wrong. */
+static void work(void)
+{
+	struct pollfd input = { .fd = fileno(commands), .events = POLLIN };
+	size_t rounds = 0, bad = 0;
+
+	answer("ok");
+	while (!poll(&input, 1, 0)) {
+		for (int i = 0; i < 32; i++)
+			rewrite();
+		for (int i = 0; i < 128; i++)
+			bad += !is_right(random_below(npages));
+		rounds++;
+	}
+	/* The command that ends it has no other meaning. */
+	while (fgetc(commands) != '\n')
+		if (feof(commands))
+			give_up("the port");
+	answer("ok %zu %zu", bad, rounds);
+}
+
+/* Where in the guest's memory the common ones of pages FIRST... are. */
+static void where(size_t first, size_t n)
+{
+	fprintf(port, "ok");
+	for (size_t i = first; n && i < npages; i++) {
+		if (i % 8 >= 4)
+			continue;
+		fprintf(port, " %llx", (unsigned long long)ksm_pfn(0, ksm_page(memory, i)));
+		n--;
+	}
+	answer("%s", "");
+}
+
+/* Common pages from FIRST on become this guest's own, or common again. */
+static void change(size_t first, size_t n, bool own)
+{
+	for (size_t i = first; n && i < npages; i++) {
+		struct content c = first_content(i);
+
+		if (i % 8 >= 4)
+			continue;
+		if (own)
+			c.seed = ++last_seed;
+		put(i, c);
+		n--;
+	}
+	answer("ok");
+}
+
+static void start(void)
+{
+	struct termios raw;
+	const char *id = getenv("id");
+	int fd;
+
+	mkdir("/dev", 0755);
+	mkdir("/proc", 0755);
+	mount("devtmpfs", "/dev", "devtmpfs", 0, "");
+	mount("proc", "/proc", "proc", 0, "");
+	fd = open("/dev/ttyS1", O_RDWR);
+	if (fd < 0 || tcgetattr(fd, &raw))
+		exit(1);
+	cfmakeraw(&raw);
+	tcsetattr(fd, TCSANOW, &raw);
+	port = fdopen(dup(fd), "w");
+	commands = fdopen(fd, "r");
+	/* One character at a time, or poll() would not know of what stdio has read. */
+	setvbuf(commands, NULL, _IONBF, 0);
+	last_seed = OWN + (strtoull(id ? id : "0", NULL, 10) << 32);
+	/* That the log arrives at all is part of the test that it is clean. */
+	ksm_write_file("/dev/kmsg", "<1>ksmdev-guest: ready\n");
+	answer("ready");
+}
+
+int main(void)
+{
+	char line[80], word[16];
+	size_t a, b;
+
+	start();
+	while (fgets(line, sizeof(line), commands)) {
+		a = 0;
+		b = 0;
+		if (sscanf(line, "%15s %zu %zu", word, &a, &b) < 1)
+			continue;
+		if (!strcmp(word, "fill")) {
+			fill(a);
+			answer("ok");
+		} else if (!strcmp(word, "verify")) {
+			answer("ok %zu", wrong());
+		} else if (!strcmp(word, "work")) {
+			work();
+		} else if (!strcmp(word, "where")) {
+			where(a, b);
+		} else if (!strcmp(word, "own")) {
+			change(a, b, true);
+		} else if (!strcmp(word, "common")) {
+			change(a, b, false);
+		} else {
+			answer("failed no command %s", word);
+		}
+	}
+	give_up("the port");
+}
