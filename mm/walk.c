@@ -37,14 +37,12 @@ bool ksmdev_mergeable(struct vm_area_struct *vma)
 }
 
 /*
- * The pmd of @addr, or NULL and in @next the first address that another table
- * could map.
+ * The pud of @addr, or NULL; in @next the first address that another one could map.
  */
-static pmd_t *find_pmd(struct mm_struct *mm, unsigned long addr, unsigned long *next)
+static pud_t *find_pud(struct mm_struct *mm, unsigned long addr, unsigned long *next)
 {
 	pgd_t *pgd = pgd_offset(mm, addr);
 	p4d_t *p4d;
-	pud_t *pud;
 
 	*next = (addr & PGDIR_MASK) + PGDIR_SIZE;
 	if (pgd_none(*pgd) || pgd_bad(*pgd))
@@ -53,11 +51,15 @@ static pmd_t *find_pmd(struct mm_struct *mm, unsigned long addr, unsigned long *
 	*next = (addr & P4D_MASK) + P4D_SIZE;
 	if (p4d_none(*p4d) || p4d_bad(*p4d))
 		return NULL;
-	pud = pud_offset(p4d, addr);
 	*next = (addr & PUD_MASK) + PUD_SIZE;
-	if (!pud_present(*pud) || pud_leaf(*pud) || pud_bad(*pud))
+	return pud_offset(p4d, addr);
+}
+
+/* The pmd of @addr, or NULL; @pud is from find_pud(). */
+static pmd_t *find_pmd(pud_t *pud, unsigned long addr)
+{
+	if (!pud || !pud_present(*pud) || pud_leaf(*pud) || pud_bad(*pud))
 		return NULL;
-	*next = (addr & PMD_MASK) + PMD_SIZE;
 	return pmd_offset(pud, addr);
 }
 
@@ -73,15 +75,20 @@ static pmd_t *find_pmd(struct mm_struct *mm, unsigned long addr, unsigned long *
  */
 bool ksmdev_table_present(struct mm_struct *mm, unsigned long addr, unsigned long *next)
 {
-	pmd_t *pmd = find_pmd(mm, addr, next);
+	pud_t *pud = find_pud(mm, addr, next);
+	pmd_t *pmd = find_pmd(pud, addr);
 
-	if (!pmd)
-		return false;
-	if (pmd_present(READ_ONCE(*pmd)))
-		return true;
-	/* What follows in the same table is at hand. */
-	while (*next & ~PUD_MASK && pmd_none(READ_ONCE(*++pmd)))
-		*next += PMD_SIZE;
+	/* Of what is empty, more may follow in the same table, which is at hand. */
+	if (pmd) {
+		*next = (addr & PMD_MASK) + PMD_SIZE;
+		if (pmd_present(READ_ONCE(*pmd)))
+			return true;
+		while (*next & ~PUD_MASK && pmd_none(READ_ONCE(*++pmd)))
+			*next += PMD_SIZE;
+	} else if (pud) {
+		while (*next & ~P4D_MASK && pud_none(READ_ONCE(*++pud)))
+			*next += PUD_SIZE;
+	}
 	return false;
 }
 
@@ -98,7 +105,7 @@ void ksmdev_table_lock(struct mm_struct *mm, unsigned long addr,
 		       struct ksmdev_table *table) __acquires(table->ptl)
 {
 	unsigned long next;
-	pmd_t *pmd = find_pmd(mm, addr, &next);
+	pmd_t *pmd = find_pmd(find_pud(mm, addr, &next), addr);
 	pmd_t seen = pmd ? READ_ONCE(*pmd) : __pmd(0);
 
 	table->pte = NULL;

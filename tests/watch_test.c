@@ -1394,14 +1394,29 @@ FIXTURE_TEARDOWN(sparse)
 	ksm_finish(&self->k);
 }
 
+/* Four passes, by calls that visit 1000 chunks at most; how many. */
+static int four_passes(const struct ksm *k)
+{
+	long long passes = ksm_stat("full_scans");
+	int calls = 0;
+
+	while (ksm_stat("full_scans") < passes + 4 && calls < 100) {
+		if (ksm_scan(k->scan, 1000 * HUGE_PAGES))
+			ksm_die("KSM_SCAN failed; see the kernel log");
+		calls++;
+	}
+	return calls;
+}
+
 TEST_F(sparse, one_page_in_32_tib)
 {
 	/* 32 TiB: their page tables alone, and 10 bytes a page, would be 144 GiB. */
 	const size_t npages = 1UL << 33, page = npages / 3;
 	char *mem = mmap(NULL, npages * PGSZ, variant->prot,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	long long metadata = ksm_stat("metadata_bytes"), passes, calls = 0;
+	long long metadata = ksm_stat("metadata_bytes"), passes;
 	char *twin = ksm_mmap(1);
+	int calls;
 
 	ASSERT_NE(mem, MAP_FAILED);
 	madvise(mem, npages * PGSZ, MADV_NOHUGEPAGE);
@@ -1414,17 +1429,46 @@ TEST_F(sparse, one_page_in_32_tib)
 	ASSERT_EQ(ksm_register(self->area, twin, 1), 0);
 	EXPECT_EQ(ksm_stat("pages_registered"), (long long)npages + 1);
 	passes = ksm_stat("full_scans");
-	/* One call visits 1000 chunks at most, of 16 million. */
-	while (ksm_stat("full_scans") < passes + 4 && calls < 100) {
-		ASSERT_EQ(ksm_scan(self->k.scan, 1000 * HUGE_PAGES), 0);
-		calls++;
-	}
-	TH_LOG("4 passes took %lld calls; %lld bytes", calls,
+	/* Of 16 million chunks. */
+	calls = four_passes(&self->k);
+	TH_LOG("4 passes took %d calls; %lld bytes", calls,
 	       ksm_stat("metadata_bytes") - metadata);
 	EXPECT_GE(ksm_stat("full_scans"), passes + 4);
 	EXPECT_EQ(ksm_pfn(0, ksm_page(mem, page)), ksm_pfn(0, twin));
 	EXPECT_STATS(1, 1, 0, 0, 0);
 	EXPECT_LT(ksm_stat("metadata_bytes") - metadata, 64 << 10);
+}
+
+/* What is skipped together ends where the next page is, at each level of page tables. */
+TEST_F(sparse, pages_far_apart)
+{
+	/* 4 KiB, 2 MiB, 1 GiB and 512 GiB, more or less. */
+	static const size_t far[] = {
+		0, 1, 511, 512, 513, 1024, (1UL << 18) - 1, 1UL << 18, (1UL << 18) + 512,
+		(1UL << 20) + 7, (1UL << 27) - 512, 1UL << 27, (1UL << 27) + (3UL << 18),
+		3UL << 27, (5UL << 27) + (511UL << 18) + 511 * 512 + 511,
+	};
+	const size_t npages = 6UL << 27;
+	char *mem = mmap(NULL, npages * PGSZ, variant->prot,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char *twin = ksm_mmap(1);
+
+	ASSERT_NE(mem, MAP_FAILED);
+	madvise(mem, npages * PGSZ, MADV_NOHUGEPAGE);
+	for (size_t i = 0; i < ARRAY_SIZE(far); i++) {
+		ASSERT_EQ(mprotect(ksm_page(mem, far[i]), PGSZ, PROT_READ | PROT_WRITE), 0);
+		ksm_fill_page(ksm_page(mem, far[i]), 113, 0);
+	}
+	ksm_fill_page(twin, 113, 0);
+	ASSERT_EQ(ksm_register(self->area, mem, npages), 0);
+	ASSERT_EQ(ksm_register(self->area, twin, 1), 0);
+	four_passes(&self->k);
+	for (size_t i = 0; i < ARRAY_SIZE(far); i++) {
+		EXPECT_EQ(ksm_pfn(0, ksm_page(mem, far[i])), ksm_pfn(0, twin)) {
+			TH_LOG("page %zu", far[i]);
+		}
+	}
+	EXPECT_STATS(1, ARRAY_SIZE(far), 0, 0, 0);
 }
 
 /*
