@@ -405,8 +405,15 @@ static void test_auto(void)
 	int rw = PROT_READ | PROT_WRITE;
 	char *small = map(MIB - PAGE, rw, MAP_PRIVATE), *shared = map(MIB, rw, MAP_SHARED);
 	char *none = map(MIB, PROT_NONE, MAP_PRIVATE), *constant = map(MIB, PROT_READ, MAP_PRIVATE);
-	char *p = map(3 * MIB, rw, MAP_PRIVATE), *heap;
+	char *p = map(3 * MIB, rw, MAP_PRIVATE), *heap, *file;
+	int fd = memfd_create("file", 0);
 
+	if (fd < 0 || ftruncate(fd, MIB))
+		fail("memfd");
+	file = mmap(NULL, MIB, rw, MAP_PRIVATE, fd, 0);
+	if (file == MAP_FAILED)
+		fail("mmap");
+	close(fd);
 	check(becomes(p, 1) && registered(p + 3 * MIB - PAGE) && !registered(p - PAGE) &&
 	      !registered(p + 3 * MIB), "private memory is found");
 	check(becomes(constant, 1), "and if it cannot be written to");
@@ -415,6 +422,7 @@ static void test_auto(void)
 	check(!registered(small), "not if it is smaller than was said");
 	check(!registered(none), "not if it cannot be read");
 	check(!registered(shared), "not if it is shared memory");
+	check(!registered(file), "not if it is a file");
 
 	check(!run_child(is_auto, p), "a child looks, too");
 	check(!madvise(p + MIB, MIB, MADV_UNMERGEABLE) && !registered(p + MIB) && registered(p) &&
