@@ -30,18 +30,20 @@
 static char line[65536];
 
 /*
- * With the first virtual machine the kernel patches its scheduler's code. An emulated CPU
- * that runs this very code at that moment may trap (seen: "Oops: int3" in __schedule()), so
- * there is only one CPU then. A virtual machine stays, so that it happens once.
+ * With the first virtual machine the kernel patches its scheduler's code, and with the first
+ * CPU of one that has not yet switched its APIC on, KVM's. An emulated CPU that runs this very
+ * code at that moment may trap (seen: "Oops: int3" in __schedule() and in KVM), so there is
+ * only one CPU then. The virtual machine stays, so that it happens once.
  */
 void guest_load_kvm(void)
 {
-	int kvm;
+	int kvm, vm;
 
 	ksm_shell("modprobe kvm-amd 2>/dev/null || modprobe kvm-intel");
 	ksm_shell("cd /sys/devices/system/cpu; for c in cpu[1-9]*; do echo 0 >$c/online; done");
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (kvm < 0 || ioctl(kvm, KVM_CREATE_VM, 0) < 0)
+	vm = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
+	if (vm < 0 || ioctl(vm, KVM_CREATE_IRQCHIP) || ioctl(vm, KVM_CREATE_VCPU, 0) < 0)
 		ksm_die("/dev/kvm: %s", strerror(errno));
 	close(kvm);
 	ksm_shell("cd /sys/devices/system/cpu; for c in cpu[1-9]*; do echo 1 >$c/online; done");
