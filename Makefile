@@ -7,12 +7,13 @@
 #	make demo		see memory come back, in a VM
 #	make check		build and test everything on both stock kernels
 #	make check-debug	the same tests on a kernel with all its debugging on
+#	make check-guests	the long tests with KVM guests, on both kernels (SECONDS=N: longer)
 #	make bench		against the kernel's ksmd (QUICK=1: in four minutes)
 #	make static		the static checks alone
 #	make install		module, tools, udev rule, man pages, DKMS source
 #	make clean
 #
-# demo, check, check-debug and bench install what they need through apt: scripts/setup.
+# demo, check, check-debug, check-guests and bench install what they need through apt: scripts/setup.
 
 VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
 
@@ -73,6 +74,16 @@ check: setup
 PHONY += check-debug
 check-debug: setup
 	@tests/debug/check
+
+# Both kernels, even if the first one fails.
+PHONY += check-guests
+check-guests: setup
+	@$(MAKE) --no-print-directory -s $(KERNELS:%=module-%) tools
+	@$(MAKE) --no-print-directory -s -C tests
+	@status=0; for kernel in $(KERNELS); do \
+		echo "# kernel $$kernel"; \
+		tests/guests/run -l $(SECONDS:%=-t %) $$kernel || status=1; \
+	done; exit $$status
 
 PHONY += bench
 bench:

@@ -4,13 +4,17 @@
  *
  * The first process of an initramfs that holds little else. It keeps pages of which it
  * knows what must be in them, and does what the second serial port says, a command a
- * line, each answered by a line: "ok NUMBER..." or "failed WHY". host.c, outside, is the
- * other end.
+ * line, each answered by a line: "ok NUMBER..." or "failed WHY". host.c or long.c,
+ * outside, is the other end.
  *
  * What a page must hold is one of a few things that guests have in common, or something
  * of this guest's own, or one of these with a single byte changed; so there are always
- * pages to be merged, pages that nearly are, and merged ones that are written to. Guests
- * are told apart by id=N on the kernel's command line.
+ * pages to be merged, pages that nearly are, and merged ones that are written to. Where
+ * there are disks, pages also go there and come back by O_DIRECT, and where there is an
+ * echo (vsock) through that.
+ *
+ * On the kernel's command line: id=N, which tells guests apart; modules=A,B,... to load in
+ * that order; disks=2; echo=PORT of the host.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,13 +25,21 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <termios.h>
 #include <unistd.h>
+
+#include <linux/vm_sockets.h>
 
 #include "ksm_util.h"
 
 #define NO_FLIP UINT16_MAX
+
+/* So many pages at most go to or come from a disk at a time; the echo has room for them. */
+#define MAX_RUN 32
 
 /* Seeds of contents that all guests have; a guest's own ones are above. */
 enum { ZEROS, COMMON, SAME, OWN };
@@ -44,11 +56,26 @@ struct content {
 	uint16_t flip;
 };
 
+/**
+ * struct disk - a block device
+ * @fd: for O_DIRECT
+ * @contents: what its pages must hold
+ * @npages: how many there are
+ */
+struct disk {
+	int fd;
+	struct content *contents;
+	size_t npages;
+};
+
 static char *memory;
 static struct content *contents;
 static size_t npages;
 static uint64_t last_seed;
 static FILE *commands, *port;
+static struct disk disks[2];
+static size_t ndisks;
+static int echo = -1;
 
 static void __attribute__((format(printf, 1, 2))) answer(const char *fmt, ...)
 {
@@ -142,13 +169,14 @@ static void fill(size_t n)
 		put(i, first_content(i));
 }
 
-static size_t wrong(void)
+/* How many of N pages from FIRST on are. */
+static size_t wrong(size_t first, size_t n)
 {
-	size_t n = 0;
+	size_t bad = 0;
 
-	for (size_t i = 0; i < npages; i++)
-		n += !is_right(i);
-	return n;
+	for (size_t i = first; i < first + n; i++)
+		bad += !is_right(i);
+	return bad;
 }
 
 /* One page at random becomes something else. */
@@ -179,11 +207,48 @@ static void rewrite(void)
 	put(page, c);
 }
 
-/* Rewrite and check at random until there is a command: how often, and what was wrong. */
+/* Some pages go to a disk, or come from there; how many are wrong then. */
+static size_t transfer(struct disk *disk)
+{
+	size_t n = 1 + random_below(MAX_RUN), page = random_below(npages - n);
+	size_t at = random_below(disk->npages - n);
+	ssize_t done;
+
+	if (random_below(2)) {
+		done = pwrite(disk->fd, ksm_page(memory, page), n * PGSZ, at * PGSZ);
+		memcpy(disk->contents + at, contents + page, n * sizeof(*contents));
+	} else {
+		done = pread(disk->fd, ksm_page(memory, page), n * PGSZ, at * PGSZ);
+		memcpy(contents + page, disk->contents + at, n * sizeof(*contents));
+	}
+	if (done != (ssize_t)(n * PGSZ))
+		give_up("a disk");
+	return wrong(page, n);
+}
+
+/* Some pages go to the host, which sends them back to where others are. */
+static size_t exchange(void)
+{
+	size_t n = 1 + random_below(MAX_RUN);
+	size_t from = random_below(npages - n), to = random_below(npages - n);
+
+	/* All of it fits into the socket. */
+	if (send(echo, ksm_page(memory, from), n * PGSZ, 0) != (ssize_t)(n * PGSZ))
+		give_up("sending");
+	memmove(contents + to, contents + from, n * sizeof(*contents));
+	if (recv(echo, ksm_page(memory, to), n * PGSZ, MSG_WAITALL) != (ssize_t)(n * PGSZ))
+		give_up("receiving");
+	return wrong(to, n);
+}
+
+/*
+ * Rewrite and check at random until there is a command: what was wrong, how many rounds,
+ * and how often pages went through a disk or the echo.
+ */
 static void work(void)
 {
 	struct pollfd input = { .fd = fileno(commands), .events = POLLIN };
-	size_t rounds = 0, bad = 0;
+	size_t rounds = 0, bad = 0, moves = 0;
 
 	answer("ok");
 	while (!poll(&input, 1, 0)) {
@@ -191,13 +256,19 @@ static void work(void)
 			rewrite();
 		for (int i = 0; i < 128; i++)
 			bad += !is_right(random_below(npages));
+		for (size_t i = 0; i < ndisks; i++, moves++)
+			bad += transfer(&disks[i]);
+		if (echo >= 0) {
+			bad += exchange();
+			moves++;
+		}
 		rounds++;
 	}
 	/* The command that ends it has no other meaning. */
 	while (fgetc(commands) != '\n')
 		if (feof(commands))
 			give_up("the port");
-	answer("ok %zu %zu", bad, rounds);
+	answer("ok %zu %zu %zu", bad, rounds, moves);
 }
 
 /* Where in the guest's memory the common ones of pages FIRST... are. */
@@ -229,6 +300,49 @@ static void change(size_t first, size_t n, bool own)
 	answer("ok");
 }
 
+static void load_modules(char *names)
+{
+	char path[64];
+	int fd;
+
+	for (char *name = strtok(names, ","); name; name = strtok(NULL, ",")) {
+		snprintf(path, sizeof(path), "/%s.ko", name);
+		fd = open(path, O_RDONLY);
+		if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
+			give_up(path);
+		close(fd);
+	}
+}
+
+/* They come full of zeros. */
+static void open_disk(const char *name)
+{
+	struct disk *disk = &disks[ndisks++];
+
+	disk->fd = open(name, O_RDWR | O_DIRECT);
+	if (disk->fd < 0)
+		give_up(name);
+	disk->npages = lseek(disk->fd, 0, SEEK_END) / PGSZ;
+	disk->contents = calloc(disk->npages, sizeof(*disk->contents));
+	if (!disk->contents)
+		give_up("memory");
+	for (size_t i = 0; i < disk->npages; i++)
+		disk->contents[i].flip = NO_FLIP;
+}
+
+static void open_echo(unsigned int number)
+{
+	struct sockaddr_vm address = {
+		.svm_family = AF_VSOCK,
+		.svm_cid = VMADDR_CID_HOST,
+		.svm_port = number,
+	};
+
+	echo = socket(AF_VSOCK, SOCK_STREAM, 0);
+	if (echo < 0 || connect(echo, (struct sockaddr *)&address, sizeof(address)))
+		give_up("the echo");
+}
+
 static void start(void)
 {
 	struct termios raw;
@@ -249,6 +363,14 @@ static void start(void)
 	/* One character at a time, or poll() would not know of what stdio has read. */
 	setvbuf(commands, NULL, _IONBF, 0);
 	last_seed = OWN + (strtoull(id ? id : "0", NULL, 10) << 32);
+	if (getenv("modules"))
+		load_modules(getenv("modules"));
+	if (getenv("disks")) {
+		open_disk("/dev/vda");
+		open_disk("/dev/vdb");
+	}
+	if (getenv("echo"))
+		open_echo(strtoul(getenv("echo"), NULL, 10));
 	/* That the log arrives at all is part of the test that it is clean. */
 	ksm_write_file("/dev/kmsg", "<1>ksmdev-guest: ready\n");
 	answer("ready");
@@ -269,7 +391,7 @@ int main(void)
 			fill(a);
 			answer("ok");
 		} else if (!strcmp(word, "verify")) {
-			answer("ok %zu", wrong());
+			answer("ok %zu", wrong(0, npages));
 		} else if (!strcmp(word, "work")) {
 			work();
 		} else if (!strcmp(word, "where")) {
@@ -278,6 +400,8 @@ int main(void)
 			change(a, b, true);
 		} else if (!strcmp(word, "common")) {
 			change(a, b, false);
+		} else if (!strcmp(word, "reboot")) {
+			reboot(RB_AUTOBOOT);
 		} else {
 			answer("failed no command %s", word);
 		}

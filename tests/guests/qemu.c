@@ -147,7 +147,7 @@ static char *next_line(struct guest *g, FILE *from, const char *who)
 	return line;
 }
 
-static void connect_qmp(struct guest *g)
+void guest_connect(struct guest *g)
 {
 	const char *at;
 
@@ -163,10 +163,15 @@ static void connect_qmp(struct guest *g)
 
 void guest_ready(struct guest *g)
 {
-	while (strcmp(next_line(g, g->port, "it does not boot"), "ready"))
-		;
+	const char *said;
+
+	do {
+		said = next_line(g, g->port, "it does not boot");
+		if (!strncmp(said, "failed", 6))
+			lost(g, said);
+	} while (strcmp(said, "ready"));
 	if (!g->ram)
-		connect_qmp(g);
+		guest_connect(g);
 }
 
 void guest_kill(struct guest *g, int sig)

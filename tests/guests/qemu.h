@@ -44,13 +44,11 @@ struct guest {
 /**
  * struct guest_options - what may be different from guest to guest
  * @no_share: its memory is not registered with /dev/ksm, but may be with the kernel's KSM
- * @wait_incoming: do not wait until it has booted: it comes by migration
  * @more: further arguments for QEMU, up to NULL; or NULL
  * @append: further arguments for its kernel; or NULL
  */
 struct guest_options {
 	bool no_share;
-	bool wait_incoming;
 	const char *const *more;
 	const char *append;
 };
@@ -58,9 +56,11 @@ struct guest_options {
 /* Load KVM, before the first guest. */
 void guest_load_kvm(void);
 
-/* Start it; guest_ready() waits until it has booted. */
+/* Start it; guest_ready() waits until it has booted, or has booted once more. */
 void guest_start(struct guest *g, int id, int mib, const struct guest_options *options);
 void guest_ready(struct guest *g);
+/* Only connect to its QEMU: the guest comes by migration, and was ready elsewhere. */
+void guest_connect(struct guest *g);
 /* End its QEMU by this signal, and wait for it. */
 void guest_kill(struct guest *g, int sig);
 
