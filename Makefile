@@ -5,6 +5,7 @@
 #	make			build ksmdev.ko for the running kernel (KDIR= for another)
 #	make tools		build ksmctl and libksm into build/tools
 #	make demo		see memory come back, in a VM
+#	make demo-guests	KVM guests in that VM share their memory (SCENE=, KERNEL=)
 #	make check		build and test everything on both stock kernels
 #	make check-debug	the same tests on a kernel with all its debugging on
 #	make check-guests	the long tests with KVM guests, on both kernels (SECONDS=N: longer)
@@ -13,7 +14,7 @@
 #	make install		module, tools, udev rule, man pages, DKMS source
 #	make clean
 #
-# demo, check, check-debug, check-guests and bench install what they need through apt: scripts/setup.
+# The demos, the checks and bench install what they need through apt: scripts/setup.
 
 VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
 
@@ -66,6 +67,14 @@ PHONY += demo
 demo: setup
 	@$(MAKE) --no-print-directory -s module-6.12 tools
 	@tests/demo
+
+PHONY += demo-guests
+demo-guests: KERNEL ?= 6.12
+demo-guests:
+	@scripts/setup --guests
+	@$(MAKE) --no-print-directory -s module-$(KERNEL) tools
+	@$(MAKE) --no-print-directory -s -C tests guests
+	@tests/guests/demo -k $(KERNEL) $(SCENE)
 
 PHONY += check
 check: setup
