@@ -40,13 +40,13 @@ void guest_load_kvm(void)
 	int kvm, vm;
 
 	ksm_shell("modprobe kvm-amd 2>/dev/null || modprobe kvm-intel");
-	ksm_shell("cd /sys/devices/system/cpu; for c in cpu[1-9]*; do echo 0 >$c/online; done");
+	ksm_shell("cd /sys/devices/system/cpu; for c in cpu[1-9]*; do [ ! -e $c ] || echo 0 >$c/online; done");
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	vm = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
 	if (vm < 0 || ioctl(vm, KVM_CREATE_IRQCHIP) || ioctl(vm, KVM_CREATE_VCPU, 0) < 0)
 		ksm_die("/dev/kvm: %s", strerror(errno));
 	close(kvm);
-	ksm_shell("cd /sys/devices/system/cpu; for c in cpu[1-9]*; do echo 1 >$c/online; done");
+	ksm_shell("cd /sys/devices/system/cpu; for c in cpu[1-9]*; do [ ! -e $c ] || echo 1 >$c/online; done");
 }
 
 static void __attribute__((noreturn)) lost(struct guest *g, const char *what)
