@@ -84,6 +84,17 @@ static double available(void)
 	return PAGES_MIB(ksm_meminfo("MemAvailable"));
 }
 
+/* What is not shown in place is shown at most every five seconds, and at the end. */
+static bool is_due(double seconds, bool end)
+{
+	static double last;
+
+	if (!end && seconds > last && seconds < last + 5)
+		return false;
+	last = end ? 0 : seconds;
+	return true;
+}
+
 /*
  * Guests
  */
@@ -178,14 +189,12 @@ static double all_pss(void)
 static void show_guests(double seconds, bool end)
 {
 	static bool again;
-	static double last;
 	struct share sum = { 0 }, s;
 	const char *term = getenv("TERM");
 	bool terminal = term && strcmp(term, "dumb");
 
-	if (!terminal && !end && seconds > last && seconds < last + 5)
+	if (!terminal && !is_due(seconds, end))
 		return;
-	last = end ? 0 : seconds;
 	if (watch.who != &ksmdev) {
 		printf("%5.0f s  saved %7.1f MiB   MemAvailable %7.1f MiB\n", seconds,
 		       PAGES_MIB(watch.who->saved()), available());
@@ -310,11 +319,8 @@ static void idle_by(const struct scanner *who)
 
 static void show_total(double seconds, bool end)
 {
-	static double last;
-
-	if (!end && seconds > last && seconds < last + 5)
+	if (!is_due(seconds, end))
 		return;
-	last = end ? 0 : seconds;
 	printf("%5.0f s  saved %7.1f MiB of %d MiB   MemAvailable %7.1f MiB\n", seconds,
 	       PAGES_MIB(watch.who->saved()), (SIMULATIONS - 1) * MAP_MIB, available());
 }
