@@ -13,6 +13,13 @@
 #include "../include/scan.h"
 #include "../include/trace.h"
 
+/*
+ * How often pages of a chunk are made read-only to watch them. Each of them that is written
+ * costs its guest a fault. With a CPU to itself kksmd passes over a small guest hundreds of times a
+ * second; a guest whose pages are protected again that fast does not get through its own boot.
+ */
+#define WATCH_INTERVAL (HZ / 10)
+
 /* The longest time that a chunk's mmap lock was held, with its notifier window. */
 unsigned long ksmdev_longest_hold_us;
 
@@ -159,6 +166,8 @@ void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
  * @start: first address of the piece
  * @end: last address plus one
  *
+ * Pages that it is too early for are read again in the next pass.
+ *
  * Context: Process; the mm's users are held, not its mmap lock. May sleep.
  */
 void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long start,
@@ -174,12 +183,17 @@ void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long s
 		scan->found[i].watch &= !scan->found[i].planned;
 		any |= scan->found[i].watch;
 	}
-	if (!any || !mm_has_notifiers(mm) || !mmap_read_trylock(mm))
+	if (!any || !mm_has_notifiers(mm))
+		return;
+	if (chunk->watched && time_before(jiffies, chunk->watched + WATCH_INTERVAL))
+		return;
+	if (!mmap_read_trylock(mm))
 		return;
 	vma = vma_lookup(mm, start);
 	if (vma && end <= vma->vm_end && ksmdev_mergeable(vma)) {
 		u64 since = local_clock();
 
+		chunk->watched = jiffies;
 		ksmdev_notify_start(&range, vma, start, end);
 		ksmdev_watch_writes(vma, chunk->addr, scan->found, scan->nr_found, chunk->seen);
 		ksmdev_notify_end(&range);
