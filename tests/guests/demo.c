@@ -58,7 +58,6 @@
 
 static struct guest guests[IDLE_MAX];
 static struct watch watch;
-static int device;
 
 static void __attribute__((format(printf, 1, 2))) say(const char *fmt, ...)
 {
@@ -285,16 +284,18 @@ static void idle_by(const struct scanner *who)
 {
 	struct outcome o = { 0 };
 	double cpu = 0;
-	int n = 0;
+	int device, n = 0;
 
 	watch_begin(&watch, "idle", who);
 	say("guests of %d MiB, one after the other, in %.0f MiB", IDLE_MIB,
 	    PAGES_MIB(ksm_meminfo("MemTotal")));
 	if (who) {
 		cpu = scanner_cpu(who);
+		device = ksm_open();
 		/* At full speed it would look at a guest that boots all the time, and slow it down. */
 		if (ksm_start(device, 1, 0, 0) || ksm_set_pace(device, IDLE_CPU, 1))
 			ksm_die("kksmd does not start: %s", strerror(errno));
+		close(device);
 	}
 	while (n < IDLE_MAX && one_more(n)) {
 		n++;
@@ -409,7 +410,6 @@ int main(int argc, char **argv)
 	/* Something to watch. */
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	scanners_open();
-	device = ksm_open();
 	if (!strcmp(scene, "cern")) {
 		cern_by(&ksmd);
 		cern_by(&ksmdev);

@@ -3,8 +3,8 @@
  * long.c - what happens to guests in their lives, while kksmd scans: the long tests
  *
  * Like host.c, in the same VM. The guests rewrite and check their memory all the time (guest.c),
- * and kksmd runs at full speed, but for their boots. Each case ends with every byte verified and
- * the guests' kernel logs searched. The host's is searched by tests/vm/run. Prints TAP.
+ * and kksmd runs at full speed. Each case ends with every byte verified and the guests' kernel
+ * logs searched. The host's is searched by tests/vm/run. Prints TAP.
  *
  *	patterns	rewriting and checking for minutes
  *	thp		guest memory in huge pages, which are split to be shared
@@ -33,7 +33,6 @@
 #define MIB		(1L << 20)
 #define DISK_PAGES	2048
 #define ECHO_PORT	1000
-#define BOOT_SLEEP_US	50000
 
 static struct ksm k;
 static int seconds = 120;
@@ -41,19 +40,14 @@ static int seconds = 120;
 /* For guests that need drivers, by their kernel's arguments. */
 static char with_modules[512];
 
-/*
- * The drivers for the guests are those of this VM, which has the same kernel. They go into
- * the guests' initramfs; the guests are told in which order to load them.
- */
+/* They go into the guests' initramfs; the guests are told in which order to load them. */
 static void bring_modules(void)
 {
 	size_t n;
 	FILE *f;
 
-	/* One may be built in, which modprobe complains of; others are missed by the guests. */
-	ksm_shell("for m in virtio_pci virtio_blk virtio_balloon vmw_vsock_virtio_transport; do "
-		  "modprobe -D $m; done 2>/dev/null | "
-		  "awk '/^insmod/ && !seen[$2]++ { print $2 }' >/tmp/modules");
+	ksm_shell("/guest/modules virtio_pci virtio_blk virtio_balloon vmw_vsock_virtio_transport "
+		  ">/tmp/modules");
 	ksm_shell("mkdir /tmp/top && cp $(cat /tmp/modules) /tmp/top && cd /tmp/top && "
 		  "ls | cpio -o -H newc >>" GUEST_INITRD " 2>/dev/null");
 	f = popen("sed 's,.*/,,; s,[.]ko$,,' /tmp/modules | tr '\\n' ,", "re");
@@ -63,18 +57,6 @@ static void bring_modules(void)
 	n += fread(with_modules + n, 1, sizeof(with_modules) - n - 1, f);
 	with_modules[n] = 0;
 	pclose(f);
-}
-
-/*
- * With a CPU to itself kksmd passes over a small guest hundreds of times a second, so that an
- * emulated one has its memory protected as fast as it gets at it. While guests boot it goes
- * more slowly.
- */
-static void boot(struct guest *g, int n, int mib, const struct guest_options *options)
-{
-	start_kksmd(&k, BOOT_SLEEP_US);
-	start_guests(g, n, mib, options);
-	start_kksmd(&k, 0);
 }
 
 /* Common pages are, or become, the same frames in both, who read what they should. */
@@ -141,7 +123,7 @@ static void patterns(void)
 {
 	struct guest g[2];
 
-	boot(g, 2, GUEST_MIB, NULL);
+	start_guests(g, 2, GUEST_MIB, NULL);
 	begin_work(g, 2);
 	wait_scans(seconds, "rewriting");
 	end_work(g, 2, "rewriting");
@@ -223,7 +205,7 @@ static void balloon(void)
 	long long kernel_pages;
 	long bad, pages, left;
 
-	boot(g, 2, BALLOON_MIB, &options);
+	start_guests(g, 2, BALLOON_MIB, &options);
 	fill_guests(g, 2, BALLOON_PAGES);
 	check_saved(BALLOON_PAGES);
 	kernel_pages = settled();
@@ -262,17 +244,15 @@ static void reboot_guests(void)
 	long long kernel_pages, most;
 	struct guest g[2];
 
-	boot(g, 2, GUEST_MIB, &options);
+	start_guests(g, 2, GUEST_MIB, &options);
 	check_saved(PAGES);
 	kernel_pages = settled();
 	begin_work(g, 1);
 	wait_scans(0, "before the reset");
 	guest_qmp(&g[0], "{\"execute\": \"system_reset\"}");
 	guest_tell(&g[1], "reboot");
-	start_kksmd(&k, BOOT_SLEEP_US);
 	for (int i = 0; i < 2; i++)
 		guest_ready(&g[i]);
-	start_kksmd(&k, 0);
 	/* Half of what they held was shared, one for both. */
 	most = kernel_pages - PAGES / 2 * 3 / 4;
 	check(wait_at_most("kernel_pages", most) <= most,
@@ -308,7 +288,7 @@ static void migration(void)
 	uint64_t frames[SAMPLE];
 	int n;
 
-	boot(g, 2, GUEST_MIB, NULL);
+	start_guests(g, 2, GUEST_MIB, NULL);
 	check_saved(PAGES);
 	sample(&g[0], frames);
 	begin_work(g, 2);
@@ -343,7 +323,7 @@ static void snapshot(void)
 	struct guest g[2];
 	int id;
 
-	boot(g, 2, GUEST_MIB, NULL);
+	start_guests(g, 2, GUEST_MIB, NULL);
 	begin_work(g, 2);
 	wait_scans(0, "before the stop");
 	guest_qmp(&g[0], "{\"execute\": \"stop\"}");
@@ -452,7 +432,7 @@ static void pins(void)
 	options.append = append;
 	for (int i = 0; i < 2; i++) {
 		options.more = devices[i];
-		boot(&g[i], 1, GUEST_MIB, &options);
+		start_guests(&g[i], 1, GUEST_MIB, &options);
 	}
 	slow_reads(&g[0], strrchr(loop.path, '/') + 1);
 	slow_reads(&g[1], "ram0");
@@ -473,9 +453,9 @@ static void kill_guests(void)
 {
 	struct guest g[2];
 
-	boot(g, 1, GUEST_MIB, NULL);
+	start_guests(g, 1, GUEST_MIB, NULL);
 	for (int i = 0; i < 3; i++) {
-		boot(&g[1], 1, GUEST_MIB, NULL);
+		start_guests(&g[1], 1, GUEST_MIB, NULL);
 		check_kill(&g[1], &g[0]);
 		check_log(&g[1]);
 	}
@@ -502,9 +482,9 @@ static void unwanted(void)
 	struct guest g[3];
 	long long regions;
 
-	boot(g, 2, GUEST_MIB, NULL);
+	start_guests(g, 2, GUEST_MIB, NULL);
 	regions = ksm_stat("regions");
-	boot(&g[2], 1, GUEST_MIB, &options);
+	start_guests(&g[2], 1, GUEST_MIB, &options);
 	check(regions && ksm_stat("regions") == regions, "mem-merge=off: nothing is registered");
 	begin_work(&g[2], 1);
 	wait_scans(5, "mem-merge=off");
