@@ -415,7 +415,7 @@ int main(int argc, char **argv)
 		cern_by(&ksmdev);
 		return 0;
 	}
-	guest_load_kvm();
+	close(ksm_open_kvm());
 	if (!strcmp(scene, "guests")) {
 		guests_by(&ksmd);
 		guests_by(&ksmdev);

@@ -52,7 +52,7 @@ int main(void)
 	struct ksm k;
 
 	ksm_begin(&k);
-	guest_load_kvm();
+	close(ksm_open_kvm());
 	start_guests(g, 2, GUEST_MIB, NULL);
 	start_kksmd(&k, 0);
 	check_saved(PAGES);

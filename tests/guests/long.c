@@ -530,7 +530,7 @@ int main(int argc, char **argv)
 	if (argc > 1)
 		seconds = atoi(argv[1]);
 	ksm_begin(&k);
-	guest_load_kvm();
+	close(ksm_open_kvm());
 	bring_modules();
 	start_kksmd(&k, 0);
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {

@@ -7,12 +7,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -28,26 +26,6 @@
 #define MAX_ARGS 64
 
 static char line[65536];
-
-/*
- * With the first virtual machine the kernel patches its scheduler's code, and with the first
- * CPU of one that has not yet switched its APIC on, KVM's. An emulated CPU that runs this very
- * code at that moment may trap (seen: "Oops: int3" in __schedule() and in KVM), so there is
- * only one CPU then. The virtual machine stays, so that it happens once.
- */
-void guest_load_kvm(void)
-{
-	int kvm, vm;
-
-	ksm_shell("modprobe kvm-amd 2>/dev/null || modprobe kvm-intel");
-	ksm_shell("cd /sys/devices/system/cpu; for c in cpu[1-9]*; do [ ! -e $c ] || echo 0 >$c/online; done");
-	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	vm = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
-	if (vm < 0 || ioctl(vm, KVM_CREATE_IRQCHIP) || ioctl(vm, KVM_CREATE_VCPU, 0) < 0)
-		ksm_die("/dev/kvm: %s", strerror(errno));
-	close(kvm);
-	ksm_shell("cd /sys/devices/system/cpu; for c in cpu[1-9]*; do [ ! -e $c ] || echo 1 >$c/online; done");
-}
 
 static void __attribute__((noreturn)) lost(struct guest *g, const char *what)
 {

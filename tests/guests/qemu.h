@@ -53,9 +53,6 @@ struct guest_options {
 	const char *append;
 };
 
-/* Load KVM, before the first guest. */
-void guest_load_kvm(void);
-
 /* Start it; guest_ready() waits until it has booted, or has booted once more. */
 void guest_start(struct guest *g, int id, int mib, const struct guest_options *options);
 void guest_ready(struct guest *g);
