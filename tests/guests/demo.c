@@ -5,7 +5,8 @@
  * Runs in the VM that tests/guests/demo boots. The same is done with each of the two
  * scanners: with unmodified QEMU, which marks the guests' memory for the kernel's KSM, and
  * with libksm-preload, which hands it to /dev/ksm. What is saved is measured by the kernel
- * (Pss of the processes), for both alike; the scanners' own counts are shown beside it.
+ * (Pss of the processes), for both alike; the scanners' own counts are shown beside it, and what
+ * there was to be saved, which is never quite the same.
  *
  * Three scenes: guests that hold the same userland; how many idle ones the host can hold;
  * and the simulations of the announcement, which hold the same field map. Lines that begin with
@@ -24,6 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "duplicates.h"
 #include "ksm_util.h"
 #include "qemu.h"
 #include "share.h"
@@ -216,7 +218,7 @@ static void show_guests(double seconds, bool end)
 static void guests_by(const struct scanner *who)
 {
 	struct outcome o;
-	double before, saved, free_before, freed;
+	double before, saved, free_before, freed, twice, left;
 	int bad = 0;
 
 	watch_begin(&watch, "guests", who);
@@ -228,12 +230,15 @@ static void guests_by(const struct scanner *who)
 			ksm_die("guest %d does not boot; is this machine very busy?", i + 1);
 		say("guest %d is ready", i + 1);
 	}
+	twice = duplicates(guests, GUESTS);
 	before = all_pss();
 	free_before = available();
-	say("they take %.0f MiB; it starts to scan", before);
+	say("they take %.0f MiB, %.1f MiB of it more than once; it starts to scan", before, twice);
 	o = watch_settle(&watch, GUESTS, show_guests);
 	saved = before - all_pss();
 	freed = available() - free_before;
+	left = duplicates(guests, GUESTS);
+	say("of what they held more than once %.1f MiB are left", left);
 	say("saved %.1f MiB (Pss), MemAvailable grew by %.1f MiB, CPU %.2f s", saved, freed, o.cpu);
 
 	for (int i = 0; i < GUESTS; i++)
@@ -247,7 +252,7 @@ static void guests_by(const struct scanner *who)
 	if (!system(GUEST_TROUBLE " /tmp/guest-?"))
 		say("this is in the kernel logs of guests");
 	end_guests(GUESTS);
-	result(GUESTS, GUEST_MIB, before, saved, freed, &o);
+	result(GUESTS, GUEST_MIB, twice, saved, freed, &o);
 }
 
 /*
