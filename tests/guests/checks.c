@@ -36,9 +36,9 @@ int checks_end(void)
 	return failures != 0;
 }
 
-void start_kksmd(const struct ksm *k, int sleep_us)
+void start_kksmd(const struct ksm *k)
 {
-	if (ksm_start(k->dev, 4000, 0, sleep_us))
+	if (ksm_start(k->dev, 4000, 0, 0))
 		ksm_die("kksmd does not start; run this as root");
 }
 

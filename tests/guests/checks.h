@@ -24,8 +24,8 @@ void check(bool right, const char *fmt, ...) __attribute__((format(printf, 2, 3)
 /* The last one; what to exit with. */
 int checks_end(void);
 
-/* Let kksmd run, with so long a sleep after 4000 pages; 0 is full speed. */
-void start_kksmd(const struct ksm *k, int sleep_us);
+/* Let kksmd run at full speed. */
+void start_kksmd(const struct ksm *k);
 
 /* Start guests that no other has the number of, and let them fill their memory. */
 void start_guests(struct guest *g, int n, int mib, const struct guest_options *options);

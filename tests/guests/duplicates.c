@@ -42,18 +42,15 @@ static uint64_t hash(const uint64_t *words)
 /* Those that are there: to read others would bring them. */
 static size_t read_guest(const struct guest *g, struct page *pages)
 {
-	size_t npages = g->mib * (1UL << 20) / PGSZ, n = 0;
-	uint64_t *frames = calloc(npages, sizeof(*frames));
+	uint64_t *frames = guest_frames(g);
 	static uint64_t words[512];
 	struct iovec here = { words, sizeof(words) }, there = { .iov_len = sizeof(words) };
+	size_t n = 0;
 
-	if (!frames)
-		ksm_die("no memory: give the VM more");
-	ksm_pfns(g->pid, g->ram, npages, frames);
-	for (size_t i = 0; i < npages; i++) {
+	for (size_t i = 0; i < guest_pages(g); i++) {
 		if (!frames[i])
 			continue;
-		there.iov_base = g->ram + i * PGSZ;
+		there.iov_base = guest_page(g, i);
 		if (process_vm_readv(g->pid, &here, 1, &there, 1, 0) != (ssize_t)PGSZ)
 			ksm_die("cannot read guest %d: %s", g->id, strerror(errno));
 		pages[n++] = (struct page){ hash(words), frames[i] };
@@ -68,7 +65,7 @@ double duplicates(const struct guest *g, int count)
 	struct page *pages;
 
 	for (int i = 0; i < count; i++)
-		most += g[i].mib * (1UL << 20) / PGSZ;
+		most += guest_pages(&g[i]);
 	pages = calloc(most, sizeof(*pages));
 	if (!pages)
 		ksm_die("no memory: give the VM more");

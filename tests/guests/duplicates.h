@@ -2,12 +2,12 @@
 /*
  * duplicates.h - how much guests hold more than once
  */
-#ifndef DUPLICATES_H
-#define DUPLICATES_H
+#ifndef KSMDEV_GUESTS_DUPLICATES_H
+#define KSMDEV_GUESTS_DUPLICATES_H
 
 #include "qemu.h"
 
 /* MiB of frames that could be given back, as another one of these guests holds the same. */
 double duplicates(const struct guest *g, int count);
 
-#endif
+#endif /* KSMDEV_GUESTS_DUPLICATES_H */

@@ -10,6 +10,7 @@
  */
 #include <signal.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "checks.h"
 
@@ -54,7 +55,7 @@ int main(void)
 	ksm_begin(&k);
 	close(ksm_open_kvm());
 	start_guests(g, 2, GUEST_MIB, NULL);
-	start_kksmd(&k, 0);
+	start_kksmd(&k);
 	check_saved(PAGES);
 	check_sharing(g);
 	begin_work(g, 2);

@@ -153,7 +153,7 @@ static void thp(void)
 		      g[i].id, before[i]);
 	}
 	begin_work(g, 2);
-	start_kksmd(&k, 0);
+	start_kksmd(&k);
 	wait_scans(10, "huge pages");
 	splits = ksm_stat("thp_splits") - splits;
 	check(splits > 0, "%lld huge pages were split to be shared", splits);
@@ -175,13 +175,10 @@ static void thp(void)
 /* How many pages of its memory are there. */
 static long resident(const struct guest *g)
 {
-	long n = g->mib * MIB / PGSZ, present = 0;
-	uint64_t *frames = calloc(n, sizeof(*frames));
+	uint64_t *frames = guest_frames(g);
+	long present = 0;
 
-	if (!frames)
-		ksm_die("no memory: give the VM more");
-	ksm_pfns(g->pid, g->ram, n, frames);
-	for (long i = 0; i < n; i++)
+	for (size_t i = 0; i < guest_pages(g); i++)
 		present += frames[i] != 0;
 	free(frames);
 	return present;
@@ -532,7 +529,7 @@ int main(int argc, char **argv)
 	ksm_begin(&k);
 	close(ksm_open_kvm());
 	bring_modules();
-	start_kksmd(&k, 0);
+	start_kksmd(&k);
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		if (!wanted(cases[i].name, argv + 2))
 			continue;

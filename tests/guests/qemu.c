@@ -224,6 +224,21 @@ char *guest_page(const struct guest *g, uint64_t guest_frame)
 	return g->ram + guest_frame * PGSZ;
 }
 
+size_t guest_pages(const struct guest *g)
+{
+	return (size_t)g->mib * 1024 * 1024 / PGSZ;
+}
+
+uint64_t *guest_frames(const struct guest *g)
+{
+	uint64_t *frames = calloc(guest_pages(g), sizeof(*frames));
+
+	if (!frames)
+		ksm_die("no memory: give the VM more");
+	ksm_pfns(g->pid, g->ram, guest_pages(g), frames);
+	return frames;
+}
+
 long guest_pss(const struct guest *g)
 {
 	char path[48], text[128];

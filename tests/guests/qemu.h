@@ -72,6 +72,10 @@ const char *guest_qmp(struct guest *g, const char *fmt, ...) __attribute__((form
 
 /* Where in its QEMU the page with this frame number of the guest is. */
 char *guest_page(const struct guest *g, uint64_t guest_frame);
+/* How many pages its memory has. */
+size_t guest_pages(const struct guest *g);
+/* The host's frame of each, 0 where there is none; to be freed. */
+uint64_t *guest_frames(const struct guest *g);
 /* Proportional set size of its QEMU, in KiB. */
 long guest_pss(const struct guest *g);
 
