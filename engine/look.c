@@ -118,7 +118,8 @@ static void read_anon(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmd
 
 	if (has_fingerprint(slot) && slot->fingerprint == fingerprint) {
 		found->eligible = true;
-		found->watch = !found->unchanged;
+		/* If a write after this look would leave no trace. */
+		found->watch = !(chunk->seen[found->nr] & KSMDEV_SEEN_CLEAN);
 	} else {
 		chunk_set(chunk, found->nr, SLOT_VOLATILE, fingerprint);
 		scan->fresh = true;

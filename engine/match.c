@@ -330,16 +330,9 @@ static void match_batch(struct ksmdev_scan *scan, struct chunk *chunk, u16 *batc
 		find_partner(scan, chunk, &scan->found[batch[i]]);
 	match_wants(scan, chunk);
 	merge_mappings(scan, chunk, scan->map, scan->nr_maps);
-	for (i = 0; i < scan->nr_maps; i++) {
-		struct ksmdev_mapping *m = &scan->map[i];
-		struct ksmdev_found *found = &scan->found[m->found];
-
-		if (m->err)
-			found->planned = false;
-		/* It changed: what is known of it is not true any more. */
-		if (m->err == -ESTALE || (m->err == -EILSEQ && !found->trusted))
-			chunk->seen[m->slot] &= ~KSMDEV_SEEN_CLEAN;
-	}
+	for (i = 0; i < scan->nr_maps; i++)
+		if (scan->map[i].err)
+			scan->found[scan->map[i].found].planned = false;
 	for (i = 0; i < nr; i++) {
 		struct ksmdev_found *found = &scan->found[batch[i]];
 

@@ -147,6 +147,9 @@ void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
 			trace_ksmdev_merge_failed(mm, m->addr, m->err);
 			if (m->kpage)
 				put_page(m->kpage);
+			/* The next gather cannot tell any more; so it must be read. */
+			if (m->written)
+				chunk->seen[m->slot] &= ~KSMDEV_SEEN_CLEAN;
 			if (m->err == -EBUSY || m->err == -EAGAIN)
 				scan->busy++;
 		} else {
@@ -195,7 +198,7 @@ void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long s
 
 		chunk->watched = jiffies;
 		ksmdev_notify_start(&range, vma, start, end);
-		ksmdev_watch_writes(vma, chunk->addr, scan->found, scan->nr_found, chunk->seen);
+		ksmdev_watch_writes(vma, chunk->addr, scan->found, scan->nr_found);
 		ksmdev_notify_end(&range);
 		hold_note(since);
 	}

@@ -91,6 +91,8 @@ struct ksmdev_found {
  * @pte: the write-protected pte, from page_wrprotect() to replace_page()
  * @err: 0, or why this page is left alone
  * @locked: page_wrprotect() locked @page, replace_page() unlocks it
+ * @written: page_wrprotect() took away the trace that a write had left since
+ *	ksmdev_gather()
  * @here: for the caller
  * @slot: for the caller
  * @found: for the caller
@@ -102,6 +104,7 @@ struct ksmdev_mapping {
 	pte_t pte;
 	int err;
 	bool locked;
+	bool written;
 	bool here;
 	u16 slot;
 	u16 found;
@@ -187,7 +190,7 @@ unsigned int ksmdev_gather(struct vm_area_struct *vma, unsigned long start,
 			   unsigned long end, struct ksmdev_gather *how,
 			   struct ksmdev_found *found);
 void ksmdev_watch_writes(struct vm_area_struct *vma, unsigned long base,
-			 struct ksmdev_found *found, unsigned int nr, u16 *seen);
+			 struct ksmdev_found *found, unsigned int nr);
 
 /* The three changes to page tables. mm/wrprotect.c, mm/replace.c, mm/unshare.c */
 void ksmdev_notify_start(struct mmu_notifier_range *range,

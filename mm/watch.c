@@ -12,7 +12,8 @@
  * A secondary MMU (KVM) writes through page tables of its own, and no bit of ours
  * tells. In an mm that has one, a page is watched by making its pte read-only, with
  * a notification: the next writer of either kind faults, and the pte that it gets is
- * writable and dirty.
+ * writable and dirty. It may have been written to since it was read; so it is read once
+ * more when it is found read-only.
  *
  * What is remembered of each page is two bytes: see KSMDEV_SEEN_TAG. A pass over
  * memory that nobody wrote reads those and the ptes, and no struct page. A write that
@@ -266,11 +267,6 @@ static bool watch_pte(struct vm_area_struct *vma, unsigned long addr, pte_t *pte
 	return true;
 }
 
-static void note_watched(u16 *seen, struct page *page)
-{
-	*seen = (*seen & KSMDEV_SEEN_WANTED) | seen_now(page_to_pfn(page), false, false, true);
-}
-
 /* Only if all pages of a huge page are to be watched. */
 static bool all_watched(struct ksmdev_found *found, unsigned int nr, pmd_t pmd)
 {
@@ -290,7 +286,6 @@ static bool all_watched(struct ksmdev_found *found, unsigned int nr, pmd_t pmd)
  * @base: the first address of their page table
  * @found: the pages; those with @watch are meant
  * @nr: how many; in ascending order
- * @seen: what is remembered of the pages of that page table; kept up to date
  *
  * Only for an mm with a secondary MMU; elsewhere dirty bits tell and cost nothing. A
  * huge page is made read-only if all its pages are meant.
@@ -299,26 +294,21 @@ static bool all_watched(struct ksmdev_found *found, unsigned int nr, pmd_t pmd)
  * page over all of it. Takes the page table's lock.
  */
 void ksmdev_watch_writes(struct vm_area_struct *vma, unsigned long base,
-			 struct ksmdev_found *found, unsigned int nr, u16 *seen)
+			 struct ksmdev_found *found, unsigned int nr)
 {
 	struct ksmdev_table table;
 	bool changed = false;
 	unsigned int i;
 
 	ksmdev_table_lock(vma->vm_mm, base, &table);
-	if (table.huge && all_watched(found, nr, *table.huge)) {
+	if (table.huge && all_watched(found, nr, *table.huge))
 		watch_huge(vma, base, table.huge);
-		for (i = 0; i < nr; i++)
-			note_watched(&seen[i], found[i].page);
-	}
 	for (i = 0; table.pte && i < nr; i++) {
 		struct ksmdev_found *f = &found[i];
 
-		if (!f->watch || !watch_pte(vma, base + f->nr * PAGE_SIZE,
-					    table.pte + f->nr, f->page))
-			continue;
-		note_watched(&seen[f->nr], f->page);
-		changed = true;
+		if (f->watch)
+			changed |= watch_pte(vma, base + f->nr * PAGE_SIZE, table.pte + f->nr,
+					     f->page);
 	}
 	if (changed)
 		ksmdev_flush_tlb(vma, base, base + PMD_SIZE);

@@ -103,8 +103,8 @@ static int claim_page(struct page *page)
 /**
  * page_wrprotect() - write-protect pages, so that their contents cannot change
  * @vma: the mapping that holds them
- * @map: the pages; @addr and @page are read, @pte, @err and @locked written. An
- *	entry that comes with @err set is left alone.
+ * @map: the pages; @addr and @page are read, @pte, @err, @locked and @written set.
+ *	An entry that comes with @err set is left alone.
  * @nr: how many; all in one page table, each at most once
  *
  * Succeeds for a page that is anonymous, small, still mapped at its address and
@@ -158,6 +158,9 @@ unsigned int page_wrprotect(struct vm_area_struct *vma,
 			continue;
 		m->err = claim_page(m->page);
 		if (!m->err) {
+			/* The traces that mm/watch.c looks for. */
+			m->written = pte_dirty(m->pte) ||
+				     (mm_has_notifiers(mm) && compat_pte_may_write(m->pte));
 			/* Or reclaim could drop the only copy of the data. */
 			if (pte_dirty(m->pte))
 				set_page_dirty(m->page);

@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -236,7 +238,7 @@ TEST_F(guest, idle_memory_is_not_read)
 	ksm_fill(self->twin, N, 4);
 	for (int i = 0; i < N; i++)
 		guest_write(i, 50, i);
-	ksm_passes(&self->k, 3);
+	ksm_passes(&self->k, 4);
 	EXPECT_STATS(0, 0, 2 * N, 0, 0);
 	for (int pass = 0; pass < 5; pass++) {
 		hashed = ksm_stat("pages_hashed");
@@ -267,8 +269,9 @@ TEST_F(guest, idle_memory_is_not_read)
 			wrong += host_read(self->data, i, 50) != value;
 		}
 		EXPECT_EQ(wrong, 0) TH_LOG("round %d", round);
+		/* Found unchanged and made read-only, and read once more. */
 		pause_watching();
-		ksm_passes(&self->k, 2);
+		ksm_passes(&self->k, 3);
 		EXPECT_STATS(0, 0, 2 * N, 0, 0);
 	}
 }
@@ -315,6 +318,55 @@ TEST_F(guest, write_to_watched_page_is_found)
 	for (int i = 0; i < N; i++)
 		EXPECT_EQ(guest_read(i, 60), old[i]);
 	EXPECT_EQ(ksm_wrong(self->data, N, 1), 0);
+}
+
+struct scanner {
+	const struct ksm *k;
+	pthread_t thread;
+	atomic_bool stop;
+};
+
+static void *scan_main(void *arg)
+{
+	struct scanner *scanner = arg;
+
+	while (!scanner->stop)
+		ksm_passes(scanner->k, 1);
+	return NULL;
+}
+
+/*
+ * Pages are found unchanged, then made read-only. Of the writes that come all the time
+ * some come in between, and leave no trace but the contents.
+ */
+TEST_F_TIMEOUT(guest, write_before_watching_is_found, 120)
+{
+	enum { ROUNDS = 40 };
+	size_t missed = 0, wrong = 0;
+	unsigned char value[N];
+
+	for (int i = 0; i < N; i++)
+		value[i] = host_read(self->twin, i, 70);
+	for (int round = 0; round < ROUNDS; round++) {
+		struct scanner scanner = { .k = &self->k };
+
+		ASSERT_EQ(pthread_create(&scanner.thread, NULL, scan_main, &scanner), 0);
+		for (int i = 0; i < N; i++)
+			guest_write(i, 70, ~value[i]);
+		for (int i = 0; i < N; i++) {
+			guest_write(i, 70, value[i]);
+			usleep(2000);
+		}
+		scanner.stop = true;
+		pthread_join(scanner.thread, NULL);
+		pause_watching();
+		ksm_passes(&self->k, 4);
+		missed += N - ksm_same_frames(0, self->data, 0, self->twin, N);
+		for (int i = 0; i < N; i++)
+			wrong += guest_read(i, 70) != value[i];
+	}
+	EXPECT_EQ(missed, 0);
+	EXPECT_EQ(wrong, 0);
 }
 
 TEST_HARNESS_MAIN

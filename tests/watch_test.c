@@ -477,6 +477,53 @@ TEST_F_TIMEOUT(written, is_found, 120)
 		TH_LOG("%zu of %d writes left no trace", unread, 2 * N);
 }
 
+/*
+ * To try to merge a page takes away the dirty bit that says that it was written. Here a
+ * scan comes upon pages that equal others as those were the last time it read them.
+ */
+TEST_F(watch, failed_merge_forgets_no_write)
+{
+	char *first = ksm_mmap(N), *second = ksm_mmap(N), *other = ksm_mmap(N);
+	unsigned char times[N];
+	size_t unread = 0;
+	long faults;
+
+	/* The scan goes by address. */
+	if (first > second) {
+		char *higher = first;
+
+		first = second;
+		second = higher;
+	}
+	ksm_fill(first, N, 15);
+	ksm_fill(second, N, 16);
+	ksm_fill(other, N, 17);
+	ASSERT_EQ(ksm_register(self->area, first, N), 0);
+	ASSERT_EQ(ksm_register(self->area, second, N), 0);
+	ASSERT_EQ(ksm_register(self->area, other, N), 0);
+	ksm_passes(&self->k, PASSES);
+	EXPECT_STATS(0, 0, 3 * N, 0, 0);
+
+	ksm_fill(first, N, 16);
+	ksm_passes(&self->k, 1);
+	ksm_fill(second, N, 17);
+	trace_clear();
+	ksm_passes(&self->k, 1);
+	traced(second, N, times);
+	for (int i = 0; i < N; i++)
+		unread += !times[i];
+	EXPECT_EQ(unread, 0);
+	/* Protected, or all this shows nothing. */
+	faults = ksm_minflt();
+	ksm_fill(second, N, 17);
+	EXPECT_EQ(ksm_minflt() - faults, N);
+	ksm_passes(&self->k, PASSES);
+	EXPECT_EQ(ksm_same_frames(0, second, 0, other, N), N);
+	EXPECT_EQ(ksm_wrong(first, N, 16), 0);
+	EXPECT_EQ(ksm_wrong(second, N, 17), 0);
+	EXPECT_EQ(ksm_wrong(other, N, 17), 0);
+}
+
 /* Pages that the scan knows well, but at another place. */
 TEST_F(watch, pages_change_places)
 {
