@@ -218,8 +218,7 @@ static void compare(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev
 	if (PageCompound(candidate->page) || PageCompound(found->page))
 		return;
 	if (!scan->no_room)
-		candidate->kpage = shared_create(chunk->region->mm, found->page,
-						 chunk->slots[found->nr].fingerprint);
+		candidate->kpage = shared_create(chunk->region->mm, found->page);
 	if (!candidate->kpage) {
 		/* No need to ask again for each page. */
 		scan->no_room = true;

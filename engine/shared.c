@@ -230,14 +230,16 @@ static bool reserve(void)
  * shared_create() - make a shared page out of the contents of a page
  * @mm: whose cgroup is charged
  * @from: the page to copy
- * @fingerprint: what its contents hash to
+ *
+ * @from may have changed since it was read. So what is hashed is the copy, which cannot:
+ * under another fingerprint nobody would ever find it.
  *
  * Context: May sleep for memory.
  * Return: a page with a reference for the caller, if another scan was faster the one
  * that it made; NULL if the bound is reached, there is no memory, or too many pages
  * have the same fingerprint.
  */
-struct page *shared_create(struct mm_struct *mm, struct page *from, u32 fingerprint)
+struct page *shared_create(struct mm_struct *mm, struct page *from)
 {
 	struct ksmdev_kpage *kpage;
 	struct page *page, *in_table;
@@ -255,7 +257,7 @@ struct page *shared_create(struct mm_struct *mm, struct page *from, u32 fingerpr
 	page = ksmdev_kpage_page(kpage);
 	/* The table's reference, and the caller's. */
 	get_page(page);
-	in_table = insert(kpage, fingerprint);
+	in_table = insert(kpage, index_fingerprint(page));
 	if (in_table == page)
 		return page;
 	put_page(page);

@@ -31,7 +31,7 @@ extern unsigned long ksmdev_max_kernel_pages;
 bool shared_room(void);
 struct page *shared_find(u32 fingerprint, struct page *like);
 bool shared_known(u32 fingerprint);
-struct page *shared_create(struct mm_struct *mm, struct page *from, u32 fingerprint);
+struct page *shared_create(struct mm_struct *mm, struct page *from);
 void shared_lost_mapper(void);
 bool shared_take_lost(void);
 bool shared_prune(void);
