@@ -86,15 +86,16 @@ void look_settle(struct chunk *chunk, struct ksmdev_found *found)
 }
 
 /**
- * look_candidate_failed() - a candidate was wanted and could not be merged
+ * look_candidate_left() - a candidate was wanted and not merged
  * @chunk: its chunk, locked
  * @nr: its slot
  *
- * What wanted it may find another partner; then it is the candidate's turn to ask.
+ * What wanted it may find another partner, or has one; then it is the candidate's turn
+ * to ask.
  *
  * Context: Process.
  */
-void look_candidate_failed(struct chunk *chunk, unsigned int nr)
+void look_candidate_left(struct chunk *chunk, unsigned int nr)
 {
 	if (eagerness(chunk, nr) == EAGER_NOT)
 		set_eagerness(chunk, nr, EAGER_FAILS);

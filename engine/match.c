@@ -244,13 +244,10 @@ static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chu
 		while (scan->candidate[c].slot != want[i].slot % CHUNK_SLOTS)
 			c++;
 		candidate = &scan->candidate[c];
-		if (found->planned)
-			continue;
-		if (!candidate->page) {
+		if (found->planned || !candidate->page) {
 			found->partner = true;
-			continue;
-		}
-		if (!candidate->kpage) {
+			look_candidate_left(other, candidate->slot);
+		} else if (!candidate->kpage) {
 			compare(scan, chunk, found, other, candidate);
 			/* Planned when the candidate was merged. */
 			found->planned = !!candidate->kpage;
@@ -272,7 +269,7 @@ static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chu
 		found->planned = false;
 		if (scan->pair[i].err) {
 			put_page(scan->pair[i].kpage);
-			look_candidate_failed(other, scan->pair[i].slot);
+			look_candidate_left(other, scan->pair[i].slot);
 		} else {
 			plan(scan, chunk, found, scan->pair[i].kpage);
 		}

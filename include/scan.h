@@ -101,7 +101,7 @@ void ksmdev_scan_wait(struct ksmdev_scan *scan);
 void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped);
 unsigned int look_eager(unsigned long pass);
 void look_settle(struct chunk *chunk, struct ksmdev_found *found);
-void look_candidate_failed(struct chunk *chunk, unsigned int nr);
+void look_candidate_left(struct chunk *chunk, unsigned int nr);
 bool let_go(struct ksmdev_scan *scan, struct chunk *chunk);
 
 /**
