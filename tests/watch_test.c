@@ -524,6 +524,37 @@ TEST_F(watch, failed_merge_forgets_no_write)
 	EXPECT_EQ(ksm_wrong(other, N, 17), 0);
 }
 
+/*
+ * Two pages become equal by writes that the scan does not notice. It merges them for what
+ * they were; a third one must find what they share all the same.
+ */
+TEST_F(watch, merged_as_what_they_were)
+{
+	char *first = ksm_mmap(N), *second = ksm_mmap(N), *third = ksm_mmap(N);
+
+	ksm_fill(first, N, 18);
+	ksm_fill(second, N, 19);
+	ASSERT_EQ(ksm_register(self->area, first, N), 0);
+	ASSERT_EQ(ksm_register(self->area, second, N), 0);
+	ksm_passes(&self->k, PASSES);
+	ksm_fill(second, N, 18);
+	ksm_passes(&self->k, 1);
+	EXPECT_STATS(0, 0, N, N, 0);
+	write_vm_writev(first, 20);
+	write_vm_writev(second, 20);
+	ksm_passes(&self->k, 1);
+	/* Or this shows nothing; one page of each may have been read as it was its turn. */
+	EXPECT_GE(ksm_same_frames(0, first, 0, second, N), N - 2);
+
+	ksm_fill(third, N, 20);
+	ASSERT_EQ(ksm_register(self->area, third, N), 0);
+	ksm_passes(&self->k, PASSES);
+	EXPECT_EQ(ksm_same_frames(0, first, 0, third, N), N);
+	EXPECT_EQ(ksm_wrong(first, N, 20), 0);
+	EXPECT_EQ(ksm_wrong(second, N, 20), 0);
+	EXPECT_EQ(ksm_wrong(third, N, 20), 0);
+}
+
 /* Pages that the scan knows well, but at another place. */
 TEST_F(watch, pages_change_places)
 {
