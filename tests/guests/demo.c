@@ -41,8 +41,6 @@
 
 /* A guest that is not ready by then has no memory for it, or is lost. */
 #define READY_S		300
-/* A machine that is emulated twice may die of it (seen: a triple fault while it boots). */
-#define TRIES		3
 
 #define IDLE_MAX	100
 #define IDLE_MIB	256
@@ -117,56 +115,39 @@ static void start_guest(struct guest *g, int id, int mib, const char *reads)
 	guest_start(g, id, mib, &options);
 }
 
-/* Of a guest that was started: died is what it did itself, and may be worth another try. */
-enum fate { UP, DIED, KILLED, LATE };
-
-/* Whether its QEMU lives; what became of it otherwise. */
-static bool lives(struct guest *g, enum fate *fate)
+/* Whether its QEMU lives. */
+static bool lives(struct guest *g)
 {
 	int status;
 
 	if (waitpid(g->pid, &status, WNOHANG) == 0)
 		return true;
 	g->pid = 0;
-	*fate = WIFSIGNALED(status) ? KILLED : DIED;
-	say("guest %d %s", g->id, *fate == KILLED ? "was killed" : "died");
+	say("guest %d %s", g->id, WIFSIGNALED(status) ? "was killed" : "died");
 	return false;
 }
 
-/* Wait until it says that it is ready. */
-static enum fate await(struct guest *g)
+/* Wait until a guest that was started says that it is ready; false if it does not get there. */
+static bool await(struct guest *g)
 {
 	struct pollfd port = { .fd = fileno(g->port), .events = POLLIN };
 	double begin = now();
-	enum fate fate;
 
 	while (now() - begin < READY_S) {
 		watch_memory(&watch, g->id - 1);
-		if (!lives(g, &fate))
-			return fate;
+		if (!lives(g))
+			return false;
 		if (poll(&port, 1, 500) != 1)
 			continue;
 		if (!(port.revents & POLLHUP)) {
 			guest_ready(g);
-			return UP;
+			return true;
 		}
 		/* It is about to be dead. */
 		usleep(100000);
 	}
 	say("guest %d was not ready in %d s", g->id, READY_S);
-	return LATE;
-}
-
-/* The same, for one that was started with this argument; false if it does not get there. */
-static bool boot(struct guest *g, const char *reads)
-{
-	enum fate fate;
-
-	for (int tries = 1; (fate = await(g)) == DIED && tries < TRIES; tries++) {
-		guest_kill(g, SIGKILL);
-		start_guest(g, g->id, g->mib, reads);
-	}
-	return fate == UP;
+	return false;
 }
 
 static void end_guests(int n)
@@ -226,7 +207,7 @@ static void guests_by(const struct scanner *who)
 	for (int i = 0; i < GUESTS; i++)
 		start_guest(&guests[i], i + 1, GUEST_MIB, GUEST_READS);
 	for (int i = 0; i < GUESTS; i++) {
-		if (!boot(&guests[i], GUEST_READS))
+		if (!await(&guests[i]))
 			ksm_die("guest %d does not boot; is this machine very busy?", i + 1);
 		say("guest %d is ready", i + 1);
 	}
@@ -273,15 +254,14 @@ static void make_room(int n)
 /* Start guest N + 1; whether that succeeds, and costs no other one its life. */
 static bool one_more(int n)
 {
-	enum fate fate;
 	bool up;
 
 	if (watch.who)
 		make_room(n);
 	start_guest(&guests[n], n + 1, IDLE_MIB, IDLE_READS);
-	up = boot(&guests[n], IDLE_READS);
+	up = await(&guests[n]);
 	for (int i = 0; i < n; i++)
-		up = lives(&guests[i], &fate) && up;
+		up = lives(&guests[i]) && up;
 	return up;
 }
 
