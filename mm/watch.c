@@ -17,10 +17,10 @@
  *
  * What is remembered of each page is two bytes: see KSMDEV_SEEN_TAG. A pass over
  * memory that nobody wrote reads those and the ptes, and no struct page. A write that
- * leaves no trace in the pte (by a device, through a page that was already pinned),
- * and another page with the same tag, go unnoticed until the page's turn to be
- * reported @again: that costs a failed comparison or a merge that comes late, never
- * a wrong one.
+ * leaves no trace in the pte (by a device, through a page that was already pinned; before
+ * reclaim unmapped a page that is then found in the swap cache), and another page with
+ * the same tag, go unnoticed until the page's turn to be reported @again: that costs a
+ * failed comparison or a merge that comes late, never a wrong one.
  */
 #include <linux/pagemap.h>
 
