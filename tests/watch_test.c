@@ -483,18 +483,12 @@ TEST_F_TIMEOUT(written, is_found, 120)
  */
 TEST_F(watch, failed_merge_forgets_no_write)
 {
-	char *first = ksm_mmap(N), *second = ksm_mmap(N), *other = ksm_mmap(N);
+	/* The scan goes by address, and from one registration to the next. */
+	char *first = ksm_mmap(2 * N), *second = ksm_page(first, N), *other = ksm_mmap(N);
 	unsigned char times[N];
 	size_t unread = 0;
 	long faults;
 
-	/* The scan goes by address. */
-	if (first > second) {
-		char *higher = first;
-
-		first = second;
-		second = higher;
-	}
 	ksm_fill(first, N, 15);
 	ksm_fill(second, N, 16);
 	ksm_fill(other, N, 17);
