@@ -5,8 +5,9 @@
  *	preload-sim MIB SECONDS
  *
  * Fills MIB of memory from malloc() with what is the same in all its processes, prints where
- * that is, computes for SECONDS, and looks whether all is still there.
+ * that is, computes for SECONDS or until SIGTERM, and looks whether all is still there.
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -14,6 +15,12 @@
 static unsigned long value(size_t i)
 {
 	return i * 0x9e3779b97f4a7c15 + 2008;
+}
+
+/* Ends the sleep. */
+static void enough(int signal)
+{
+	(void)signal;
 }
 
 int main(int argc, char **argv)
@@ -25,6 +32,7 @@ int main(int argc, char **argv)
 		return 2;
 	for (i = 0; i < n; i++)
 		map[i] = value(i);
+	signal(SIGTERM, enough);
 	printf("%p\n", (void *)map);
 	fflush(stdout);
 	sleep(atoi(argv[2]));

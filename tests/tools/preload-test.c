@@ -101,16 +101,6 @@ static void expect(const char *p, const char *wanted, const char *what)
 		printf("# expected %s, seen %s\n", wanted, seen);
 }
 
-/* The helper looks every five seconds at least. Return whether it came to be. */
-static int becomes(const void *page, int wanted)
-{
-	int i;
-
-	for (i = 0; i < 1000 && registered(page) != wanted; i++)
-		usleep(10000);
-	return registered(page) == wanted;
-}
-
 static int start_sharing(char *p, int from, int to)
 {
 	return madvise(p + from * PAGE, (to - from) * PAGE, MADV_MERGEABLE);
@@ -119,6 +109,27 @@ static int start_sharing(char *p, int from, int to)
 static int stop_sharing(char *p, int from, int to)
 {
 	return madvise(p + from * PAGE, (to - from) * PAGE, MADV_UNMERGEABLE);
+}
+
+/*
+ * Wait until the helper is done with what it is at: in a new process until all is registered
+ * that was in its parent, later with a look. What is asked for is done after that. To ask the
+ * driver before would be in its way.
+ */
+static void settle(void)
+{
+	stop_sharing(map_pages(), 0, 1);
+}
+
+/* The helper looks every five seconds at least. Return whether it came to be. */
+static int becomes(const void *page, int wanted)
+{
+	int i;
+
+	for (i = 0; i < 1000 && registered(page) != wanted; i++)
+		usleep(10000);
+	settle();
+	return registered(page) == wanted;
 }
 
 /* Return whether the kernel's own scanner has been given what begins at @p. */
@@ -218,15 +229,6 @@ static int run_child(int (*child)(char *), char *p)
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
 		fail("fork");
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
-}
-
-/*
- * In a new process, wait until all is registered that was in its parent: what is asked for is
- * done after that. To ask the driver before would be in its way.
- */
-static void settle(void)
-{
-	stop_sharing(map_pages(), 0, 1);
 }
 
 static int has_registered(char *p)
@@ -417,8 +419,6 @@ static void test_auto(void)
 	check(becomes(p, 1) && registered(p + 3 * MIB - PAGE) && !registered(p - PAGE) &&
 	      !registered(p + 3 * MIB), "private memory is found");
 	check(becomes(constant, 1), "and if it cannot be written to");
-	/* A look is not over at once. */
-	usleep(200000);
 	check(!registered(small), "not if it is smaller than was said");
 	check(!registered(none), "not if it cannot be read");
 	check(!registered(shared), "not if it is shared memory");

@@ -60,12 +60,14 @@ enum command {
 /**
  * struct sim - what a process knows of its memory
  * @rank: its number, from 0
- * @base: the field map, its own data right behind it
+ * @map: the field map
+ * @own: the data that it has for itself, higher up
  * @rewritten: the percentage of the field map that it changed
  */
 struct sim {
 	size_t rank;
-	char *base;
+	char *map;
+	char *own;
 	long rewritten;
 };
 
@@ -106,40 +108,45 @@ static uint64_t private_seed(const struct sim *sim)
 	return conf.seed + 1 + sim->rank;
 }
 
-/* Build the field map and the private data between two pages without access. */
+/*
+ * Build the field map and the private data, with pages without access before, between and
+ * behind them: no other mapping becomes part of these, and of their Pss; and no huge page
+ * holds the end of one and the start of the other. Of the field map that could be too little
+ * to split it for.
+ */
 static int64_t fill(struct sim *sim)
 {
 	size_t total = conf.shared + conf.private, i;
 	char *p;
 
-	/* No other mapping can then become part of this one, and of its Pss. */
-	p = mmap(NULL, total + 2 * page_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p == MAP_FAILED || mprotect(p + page_size, total, PROT_READ | PROT_WRITE))
+	p = mmap(NULL, total + 3 * page_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	sim->map = p + page_size;
+	sim->own = sim->map + conf.shared + page_size;
+	if (p == MAP_FAILED || mprotect(sim->map, conf.shared, PROT_READ | PROT_WRITE) ||
+	    mprotect(sim->own, conf.private, PROT_READ | PROT_WRITE))
 		fail("mmap", "ask for less with --shared, --private or --processes");
-	sim->base = p + page_size;
 
 	for (i = 0; i < conf.shared / page_size; i++)
-		make_page((void *)(sim->base + i * page_size), map_seed(sim, i), i);
+		make_page((void *)(sim->map + i * page_size), map_seed(sim, i), i);
 	for (i = 0; i < conf.private / page_size; i++)
-		make_page((void *)(sim->base + conf.shared + i * page_size),
-			  private_seed(sim), i);
+		make_page((void *)(sim->own + i * page_size), private_seed(sim), i);
 	return 0;
 }
 
 static int64_t register_both(struct sim *sim)
 {
-	if (ksm_share(sim->base, conf.shared))
+	if (ksm_share(sim->map, conf.shared))
 		fail("cannot register the field map", ksm_hint(errno));
-	if (conf.private && ksm_share(sim->base + conf.shared, conf.private))
+	if (conf.private && ksm_share(sim->own, conf.private))
 		fail("cannot register the private data", ksm_hint(errno));
 	return 0;
 }
 
-/* Add up Pss of the mappings between @sim's two guard pages. */
+/* Add up Pss of @sim's mappings; what lies in between has none. */
 static int64_t pss(const struct sim *sim)
 {
-	unsigned long from = (unsigned long)sim->base;
-	unsigned long to = from + conf.shared + conf.private;
+	unsigned long from = (unsigned long)sim->map;
+	unsigned long to = (unsigned long)sim->own + conf.private;
 	unsigned long start, end;
 	int64_t total = 0;
 	int inside = 0;
@@ -184,11 +191,10 @@ static int64_t verify(const struct sim *sim)
 	size_t i;
 
 	for (i = 0; i < conf.shared / page_size; i++)
-		wrong += !page_is_right(sim, "field map", sim->base + i * page_size,
+		wrong += !page_is_right(sim, "field map", sim->map + i * page_size,
 					map_seed(sim, i), i);
 	for (i = 0; i < conf.private / page_size; i++)
-		wrong += !page_is_right(sim, "private data",
-					sim->base + conf.shared + i * page_size,
+		wrong += !page_is_right(sim, "private data", sim->own + i * page_size,
 					private_seed(sim), i);
 	return wrong;
 }
@@ -200,7 +206,7 @@ static int64_t rewrite(struct sim *sim)
 	sim->rewritten = conf.rewrite;
 	for (i = 0; i < conf.shared / page_size; i++)
 		if ((long)(i % 100) < sim->rewritten)
-			make_page((void *)(sim->base + i * page_size), map_seed(sim, i), i);
+			make_page((void *)(sim->map + i * page_size), map_seed(sim, i), i);
 	return 0;
 }
 
