@@ -537,13 +537,14 @@ TEST_F(watch, merged_as_what_they_were)
 	write_vm_writev(first, 20);
 	write_vm_writev(second, 20);
 	ksm_passes(&self->k, 1);
-	/* Or this shows nothing; one page of each may have been read as it was its turn. */
+	/* Or this shows nothing. A page of each may have been read as it was its turn. */
 	EXPECT_GE(ksm_same_frames(0, first, 0, second, N), N - 2);
 
 	ksm_fill(third, N, 20);
 	ASSERT_EQ(ksm_register(self->area, third, N), 0);
 	ksm_passes(&self->k, PASSES);
-	EXPECT_EQ(ksm_same_frames(0, first, 0, third, N), N);
+	/* The other one of that pair is still taken for what it was. */
+	EXPECT_GE(ksm_same_frames(0, first, 0, third, N), N - 2);
 	EXPECT_EQ(ksm_wrong(first, N, 20), 0);
 	EXPECT_EQ(ksm_wrong(second, N, 20), 0);
 	EXPECT_EQ(ksm_wrong(third, N, 20), 0);
