@@ -28,13 +28,18 @@ as() {
 	su -s /bin/sh "$user" -c "$*"
 }
 
-# wait_for FILE NUMBER: until this is what sysfs says, a minute at most.
-wait_for() {
+# wait_until NAME OPERATOR VALUE: a minute at most, until what sysfs says is so
+wait_until() {
 	local i=0
-	while [ "$(values "$1")" -ne "$2" ] && [ $i -lt 60 ]; do
+	until test "$(values "$1")" "$2" "$3" || [ $i -ge 60 ]; do
 		sleep 1
 		i=$((i + 1))
 	done
+}
+
+# wait_for FILE NUMBER: until this is what sysfs says, a minute at most.
+wait_for() {
+	wait_until "$1" -eq "$2"
 	equal "$1 becomes $2" "$2" "$(values "$1")"
 }
 
@@ -191,13 +196,9 @@ test_preload() {
 	"$ksmctl" start 20000 0 1000 >"$tmp/why"
 	"$ksmctl" run --auto -- "$dir/preload-sim" 24 120 >"$tmp/first" 2>&1 &
 	"$ksmctl" run --auto -- "$dir/preload-sim" 24 120 >"$tmp/second" 2>&1 &
-	# A huge page at either end that is hardly theirs may be left whole.
-	local i=0
-	while values pages_sharing >"$tmp/why"; [ "$(cat "$tmp/why")" -lt 6000 ] && [ $i -lt 60 ]; do
-		sleep 1
-		i=$((i + 1))
-	done
-	[ "$(cat "$tmp/why")" -ge 6000 ]
+	wait_until pages_sharing -ge 6144
+	values pages_sharing >"$tmp/why"
+	[ "$(cat "$tmp/why")" -ge 6144 ]
 	ok 'preload, auto: two simulations share their arrays' $?
 	# shellcheck disable=SC2046 # two words
 	kill $(jobs -p)
