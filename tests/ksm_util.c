@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/loop.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -23,6 +24,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/swap.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -921,6 +923,27 @@ bool ksm_has_virtualization(void)
 			(strstr(line, " svm") || strstr(line, " vmx"));
 	fclose(f);
 	return found;
+}
+
+int ksm_uffd_open(uint64_t features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
+		ksm_die("userfaultfd: %s", strerror(errno));
+	return fd;
+}
+
+void ksm_uffd_register(int fd, void *addr, size_t npages, uint64_t mode)
+{
+	struct uffdio_register reg = {
+		.range = { .start = (uintptr_t)addr, .len = npages * PGSZ },
+		.mode = mode,
+	};
+
+	if (ioctl(fd, UFFDIO_REGISTER, &reg))
+		ksm_die("UFFDIO_REGISTER: %s", strerror(errno));
 }
 
 int ksm_open_kvm(void)

@@ -241,6 +241,10 @@ void ksm_shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* Does the processor offer virtualization, inside this VM? */
 bool ksm_has_virtualization(void);
+/* A userfaultfd with UFFD_FEATUREs, non-blocking, and memory for it to watch. They die if refused. */
+int ksm_uffd_open(uint64_t features);
+void ksm_uffd_register(int fd, void *addr, size_t npages, uint64_t mode);
+
 /* Load the module and open /dev/kvm; dies if it cannot. */
 int ksm_open_kvm(void);
 /* Dies if it cannot. */

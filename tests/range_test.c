@@ -5,13 +5,11 @@
  * The errors of its arguments are in abi_test.c.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -278,8 +276,6 @@ TEST_F_TIMEOUT(device, interrupted, 240)
 TEST_F(device, left_behind)
 {
 	enum { N = 64 };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	struct uffdio_api api = { .api = UFFD_API };
 	/* The lower one of two candidates is tried first. */
 	char *low = ksm_mmap(2 * N), *high = ksm_page(low, N), *third = ksm_mmap(N);
 	uint64_t merged;
@@ -293,12 +289,8 @@ TEST_F(device, left_behind)
 	ASSERT_EQ(0, ksm_merge_range(self->area, high, N, &merged));
 
 	/* As long as userfaultfd watches it, memory is not merged. */
-	uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
-	ASSERT_LE(0, uffd);
-	ASSERT_EQ(0, ioctl(uffd, UFFDIO_API, &api));
-	reg.range.start = (uintptr_t)high;
-	reg.range.len = N * PGSZ;
-	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &reg));
+	uffd = ksm_uffd_open(0);
+	ksm_uffd_register(uffd, high, N, UFFDIO_REGISTER_MODE_MISSING);
 	ksm_fill(low, N, 2);
 	ASSERT_EQ(0, ksm_merge_range(self->area, low, N, &merged));
 	EXPECT_EQ(0, merged);

@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -466,27 +465,6 @@ TEST_F(left_alone, frames_and_rights)
 
 /* ---- userfaultfd ---- */
 
-static int open_uffd(uint64_t features)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = features };
-	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-
-	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
-		ksm_die("userfaultfd: %s", strerror(errno));
-	return fd;
-}
-
-static void uffd_register(int fd, void *addr, size_t npages, uint64_t mode)
-{
-	struct uffdio_register reg = {
-		.range = { .start = (uintptr_t)addr, .len = npages * PGSZ },
-		.mode = mode,
-	};
-
-	if (ioctl(fd, UFFDIO_REGISTER, &reg))
-		ksm_die("UFFDIO_REGISTER: %s", strerror(errno));
-}
-
 static bool uffd_silent(int fd)
 {
 	struct pollfd pfd = { .fd = fd, .events = POLLIN };
@@ -497,7 +475,7 @@ static bool uffd_silent(int fd)
 TEST_F(device, userfaultfd_missing)
 {
 	char *a = ksm_mmap(N), *b = ksm_mmap(N);
-	int uffd = open_uffd(0);
+	int uffd = ksm_uffd_open(0);
 	uint64_t pfns[N];
 	long faults;
 
@@ -506,7 +484,7 @@ TEST_F(device, userfaultfd_missing)
 	ksm_fn_zero((long)a, 1, 0, 0);
 	ksm_fill(b, N, 40);
 	ksm_pfns(0, a, N, pfns);
-	uffd_register(uffd, a, N, UFFDIO_REGISTER_MODE_MISSING);
+	ksm_uffd_register(uffd, a, N, UFFDIO_REGISTER_MODE_MISSING);
 	ASSERT_EQ(ksm_register(self->area, a, N), 0);
 	ASSERT_EQ(ksm_register(self->area, b, N), 0);
 	ksm_passes(&self->k, 6);
@@ -527,14 +505,14 @@ TEST_F(device, userfaultfd_missing)
 /* Merged first, watched then: the scan leaves it alone from there on. */
 TEST_F(device, userfaultfd_after_merge)
 {
-	int uffd = open_uffd(0);
+	int uffd = ksm_uffd_open(0);
 	uint64_t pfns[N];
 	char *a, *b;
 
 	make_twins(self->area, &a, &b, N, 41);
 	ksm_merge_all(&self->k);
 	ASSERT_EQ(ksm_same_frames(0, a, 0, b, N), N);
-	uffd_register(uffd, a, N, UFFDIO_REGISTER_MODE_MISSING);
+	ksm_uffd_register(uffd, a, N, UFFDIO_REGISTER_MODE_MISSING);
 	ksm_pfns(0, a, N, pfns);
 	ksm_passes(&self->k, 4);
 	EXPECT_EQ(ksm_moved(0, a, N, pfns), 0);
@@ -557,7 +535,7 @@ TEST_F(device, userfaultfd_after_merge)
 TEST_F(device, userfaultfd_wp)
 {
 	char *a = ksm_mmap(N), *b = ksm_mmap(N);
-	int uffd = open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	int uffd = ksm_uffd_open(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
 	struct uffdio_writeprotect wp = {
 		.range = { .start = (uintptr_t)a, .len = N / 2 * PGSZ },
 		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
@@ -568,7 +546,7 @@ TEST_F(device, userfaultfd_wp)
 
 	ksm_fill(a, N, 43);
 	ksm_fill(b, N, 43);
-	uffd_register(uffd, a, N, UFFDIO_REGISTER_MODE_WP);
+	ksm_uffd_register(uffd, a, N, UFFDIO_REGISTER_MODE_WP);
 	ASSERT_EQ(ioctl(uffd, UFFDIO_WRITEPROTECT, &wp), 0);
 	ksm_pfns(0, a, N, pfns);
 	ASSERT_EQ(ksm_register(self->area, a, N), 0);
