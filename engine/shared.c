@@ -15,8 +15,10 @@
  * happen to have one fingerprint take the ways 0, 1, 2 and 3, and a lookup compares
  * contents. More are not shared: that many alike are not chance.
  *
- * A page with as many references as KSMDEV_MAX_SHARING allows is full. It stays in
- * the table, to be counted and freed, by a way that no lookup asks for.
+ * A page with as many references as KSMDEV_MAX_SHARING allows is full. It goes from the
+ * table, so that no lookup finds it, to a list of those that are retired, to be counted
+ * and freed. A page with a memory error is not ours any more: what it holds must not be
+ * read, and nobody knows when it may be freed.
  */
 #include <linux/llist.h>
 #include <linux/module.h>
@@ -31,8 +33,8 @@
 /* Guards changes of the table; lookups go without. */
 static DEFINE_SPINLOCK(shared_lock);
 static struct rhashtable shared_table;
-/* The next way for a full page. */
-static u32 retired_way = INDEX_TRIES;
+/* Pages that are full. Whoever takes some from it holds walk_mutex. */
+static LLIST_HEAD(retired);
 static atomic_long_t nr_shared = ATOMIC_LONG_INIT(0);
 static struct shrinker *shared_shrinker;
 
@@ -47,9 +49,12 @@ static u64 shared_key(u32 fingerprint, u32 way)
 	return (u64)way << 32 | fingerprint;
 }
 
-static bool is_retired(u64 key)
+/* In the key of a page that is not in the table: no lookup asks for this way. */
+#define WAY_RETIRED	INDEX_TRIES
+
+static bool is_retired(const struct ksmdev_kpage *kpage)
 {
-	return key >> 32 >= INDEX_TRIES;
+	return kpage->key >> 32 == WAY_RETIRED;
 }
 
 static u32 key_hash(const void *data, u32 len, u32 seed)
@@ -88,19 +93,22 @@ static void shared_drop(struct ksmdev_kpage *kpage)
 	put_page(ksmdev_kpage_page(kpage));
 }
 
-/* The page is full: let lookups find another. */
+/* The page is full, or has a memory error: let lookups find another. */
+static void retire_locked(struct ksmdev_kpage *kpage)
+{
+	lockdep_assert_held(&shared_lock);
+	if (is_retired(kpage))
+		return;
+	/* A lookup that stands on it goes on from there: its link in the table stays. */
+	rhashtable_remove_fast(&shared_table, &kpage->node, shared_params);
+	WRITE_ONCE(kpage->key, shared_key((u32)kpage->key, WAY_RETIRED));
+	llist_add(&kpage->link, &retired);
+}
+
 static void shared_retire(struct ksmdev_kpage *kpage)
 {
 	spin_lock(&shared_lock);
-	if (!is_retired(kpage->key) &&
-	    !rhashtable_remove_fast(&shared_table, &kpage->node, shared_params)) {
-		if (++retired_way < INDEX_TRIES)
-			retired_way = INDEX_TRIES;
-		WRITE_ONCE(kpage->key, shared_key((u32)kpage->key, retired_way));
-		/* Without memory for the table the page lives on uncounted. */
-		if (rhashtable_insert_fast(&shared_table, &kpage->node, shared_params))
-			shared_drop(kpage);
-	}
+	retire_locked(kpage);
 	spin_unlock(&shared_lock);
 }
 
@@ -118,6 +126,12 @@ static struct page *lookup(u64 key)
 	return page;
 }
 
+/* A page with a memory error must not be read. */
+static bool may_equal(struct page *page, struct page *like)
+{
+	return PageHWPoison(page) || ksmdev_pages_identical(page, like);
+}
+
 /*
  * Can a page that was looked up take another mapping? Not when it is full, and not
  * when nobody maps it: then it is about to be freed.
@@ -126,7 +140,7 @@ static bool has_room(struct page *page)
 {
 	int refs = page_ref_count(page);
 
-	if (refs - 1 <= KSMDEV_MAX_SHARING)
+	if (refs - 1 <= KSMDEV_MAX_SHARING && !PageHWPoison(page))
 		return refs > 2;
 	shared_retire(ksmdev_page_kpage(page));
 	return false;
@@ -150,7 +164,7 @@ struct page *shared_find(u32 fingerprint, struct page *like)
 		page = lookup(shared_key(fingerprint, way));
 		if (!page)
 			break;
-		if ((!like || ksmdev_pages_identical(page, like)) && has_room(page))
+		if ((!like || may_equal(page, like)) && has_room(page))
 			return page;
 		put_page(page);
 	}
@@ -192,7 +206,11 @@ static struct page *insert(struct ksmdev_kpage *kpage, u32 fingerprint)
 		if (IS_ERR_OR_NULL(old))
 			break;
 		other = ksmdev_kpage_page(old);
-		if (ksmdev_pages_identical(page, other)) {
+		if (PageHWPoison(other)) {
+			/* Its way is free now. */
+			retire_locked(old);
+			way--;
+		} else if (ksmdev_pages_identical(page, other)) {
 			/* Under the lock: it cannot have been pruned. */
 			get_page(other);
 			spin_unlock(&shared_lock);
@@ -284,7 +302,9 @@ static void free_pruned(struct work_struct *work)
 
 		next = node->next;
 		node->next = NULL;
-		page_ref_unfreeze(page, 1);
+		/* Not that of one with a memory error. */
+		if (!page_ref_count(page))
+			page_ref_unfreeze(page, 1);
 		put_page(page);
 		cond_resched();
 	}
@@ -292,31 +312,50 @@ static void free_pruned(struct work_struct *work)
 
 static DECLARE_WORK(free_pruned_work, free_pruned);
 
-/* Take a page out of the table that only the table refers to. */
+/*
+ * Take a page out of the table, or of those that are retired, that only we refer to; or
+ * one with a memory error, whoever else does.
+ */
 static bool prune(struct ksmdev_kpage *kpage)
 {
 	struct page *page = ksmdev_kpage_page(kpage);
 
-	if (page_ref_count(page) != 1)
+	if (page_ref_count(page) != 1 && !PageHWPoison(page))
 		return false;
 	spin_lock(&shared_lock);
-	if (!page_ref_freeze(page, 1)) {
+	if (!PageHWPoison(page) && !page_ref_freeze(page, 1)) {
 		spin_unlock(&shared_lock);
 		return false;
 	}
-	rhashtable_remove_fast(&shared_table, &kpage->node, shared_params);
+	if (!is_retired(kpage))
+		rhashtable_remove_fast(&shared_table, &kpage->node, shared_params);
 	spin_unlock(&shared_lock);
-	ksmdev_kpage_forget(kpage);
+	if (page_ref_count(page))
+		ksmdev_kpage_forget(kpage);
 	llist_add(&kpage->link, &pruned);
 	atomic_long_dec(&nr_shared);
 	return true;
 }
 
-/* Returns true if it removed the page from the table. */
+/* Returns true if it removed the page. */
 typedef bool (*visit_fn)(struct ksmdev_kpage *kpage, void *data);
 
 /* One walk at a time: a walk that pauses loses its place if another removes it. */
 static DEFINE_MUTEX(walk_mutex);
+
+/* Call a function for each page that is retired. */
+static void walk_retired(visit_fn visit, void *data)
+{
+	struct llist_node *node, *next;
+
+	lockdep_assert_held(&walk_mutex);
+	for (node = llist_del_all(&retired); node; node = next) {
+		next = node->next;
+		if (!visit(container_of(node, struct ksmdev_kpage, link), data))
+			llist_add(node, &retired);
+		cond_resched();
+	}
+}
 
 /*
  * Call a function for each shared page. While the table is being resized, entries
@@ -347,6 +386,7 @@ static void walk_shared(visit_fn visit, void *data)
 	}
 	rhashtable_walk_stop(&iter);
 	rhashtable_walk_exit(&iter);
+	walk_retired(visit, data);
 }
 
 /* What pruning came upon: pages that it took out, and pages that have one mapping. */
@@ -555,6 +595,12 @@ err_table:
 	return err;
 }
 
+static bool drop_one(struct ksmdev_kpage *kpage, void *data)
+{
+	shared_drop(kpage);
+	return true;
+}
+
 static void let_go(void *object, void *arg)
 {
 	shared_drop(object);
@@ -572,4 +618,7 @@ void shared_exit(void)
 	cancel_work_sync(&free_pruned_work);
 	free_pruned(NULL);
 	rhashtable_free_and_destroy(&shared_table, let_go, NULL);
+	mutex_lock(&walk_mutex);
+	walk_retired(drop_one, NULL);
+	mutex_unlock(&walk_mutex);
 }
