@@ -407,9 +407,12 @@ static int __init ksmdev_init(void)
 	err = ksmdev_mm_init();
 	if (err)
 		return err;
-	err = ksmdev_index_init();
+	err = ksmdev_kpage_init();
 	if (err)
 		return err;
+	err = ksmdev_index_init();
+	if (err)
+		goto err_index;
 	err = ksmdev_kksmd_init();
 	if (err)
 		goto err_kksmd;
@@ -423,6 +426,8 @@ err_misc:
 	ksmdev_kksmd_exit();
 err_kksmd:
 	ksmdev_index_exit();
+err_index:
+	ksmdev_kpage_exit();
 	return err;
 }
 
@@ -431,6 +436,7 @@ static void __exit ksmdev_exit(void)
 	misc_deregister(&ksm_misc);
 	ksmdev_kksmd_exit();
 	ksmdev_index_exit();
+	ksmdev_kpage_exit();
 }
 
 module_init(ksmdev_init);

@@ -2,8 +2,8 @@
 /*
  * match.c - find partners for the pages that may be merged
  *
- * In this order: the zero page, a shared page, a candidate. What seems to have one of the
- * first two is merged with it. Candidates lie in chunks of their own, so they are sorted,
+ * In this order: the zero page, where that may be mapped, a shared page, a candidate. What
+ * seems to have one of the first two is merged with it. Candidates lie in chunks of their own, so they are sorted,
  * and all that lie in one chunk are looked up, compared and merged together; only
  * when a candidate has become a shared page do the pages that equal it follow.
  *
@@ -101,7 +101,7 @@ static void find_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 		found->held = true;
 		return;
 	}
-	if (fingerprint == index_zero && may_be_zero(found)) {
+	if (fingerprint == index_zero && scan->zero_page && may_be_zero(found)) {
 		plan(scan, chunk, found, NULL);
 		scan->planned++;
 		return;

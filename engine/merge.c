@@ -64,6 +64,9 @@ static void merge_in_vma(struct vm_area_struct *vma, struct ksmdev_mapping *map,
 			if (m->kpage ? !ksmdev_pages_identical(m->page, m->kpage) :
 				       !ksmdev_page_is_zero(m->page))
 				m->err = -EILSEQ;
+			/* Another mapping than the one that the page was found in. */
+			else if (!m->kpage && !ksmdev_zero_page_allowed(vma))
+				m->err = -ESTALE;
 		}
 	}
 	/* Also unlocks what cannot be merged. */

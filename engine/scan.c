@@ -107,7 +107,7 @@ struct vm_area_struct *region_find_pages(struct region *region, unsigned long st
 		*stop = vma->vm_end;
 		return NULL;
 	}
-	if (!ksmdev_table_present(region->mm, start, &next)) {
+	if (!ksmdev_table_present(vma, start, &next)) {
 		/* A table may cover the start of the next mapping, too. */
 		*stop = next ? min(next, vma->vm_end) : vma->vm_end;
 		return NULL;
@@ -130,6 +130,7 @@ static unsigned int gather(struct ksmdev_scan *scan, struct chunk *chunk,
 			 region->end >= chunk->addr + CHUNK_SIZE,
 	};
 
+	scan->zero_page = ksmdev_zero_page_allowed(vma);
 	scan->nr_found = ksmdev_gather(vma, start, end, &how, scan->found);
 	return how.skipped;
 }

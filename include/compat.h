@@ -26,8 +26,11 @@
 #define COMPAT_FOLIO_RMAP	SINCE(6, 8)
 /* 6.9: a large folio can be split to any order. */
 #define COMPAT_SPLIT_TO_ORDER	SINCE(6, 9)
-/* Until 6.6 the end of a notifier window had to be told not to skip a call. */
-#define COMPAT_NOTIFIER_ONLY_END (!SINCE(6, 6))
+/*
+ * Until 6.6 to flush the TLB left those of devices alone (->invalidate_range() of their
+ * notifiers): that was up to the caller, or to the end of the notifier window.
+ */
+#define COMPAT_FLUSH_SECONDARY_TLB (!SINCE(6, 6))
 /* User-Mode Linux has its own, inline; x86 keeps the one it has from modules. */
 #define COMPAT_FLUSH_TLB_INLINE	IS_ENABLED(CONFIG_UML)
 
@@ -96,17 +99,10 @@ static inline int compat_try_share_anon_rmap(struct page *page)
 }
 
 /*
- * FAULT_FLAG_UNSHARE gives back a private copy of any page of a private mapping
- * since 6.2; before, only of anonymous pages, and a pretended
- * write does it, as in mm/ksm.c of that time.
+ * 6.2: FAULT_FLAG_UNSHARE gives a private copy of the zero page, too; before, only of
+ * anonymous pages, and a pretended write does it.
  */
-#if SINCE(6, 2)
-#define COMPAT_FAULT_UNSHARE	(FAULT_FLAG_UNSHARE | FAULT_FLAG_REMOTE)
-#define COMPAT_UNSHARE_IS_WRITE	false
-#else
-#define COMPAT_FAULT_UNSHARE	(FAULT_FLAG_WRITE | FAULT_FLAG_REMOTE)
-#define COMPAT_UNSHARE_IS_WRITE	true
-#endif
+#define COMPAT_UNSHARE_ZERO	SINCE(6, 2)
 
 /* 6.7: shrinkers are allocated by the kernel. */
 #if SINCE(6, 7)

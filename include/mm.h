@@ -124,10 +124,10 @@ struct ksmdev_kpage {
 	/* Bit 0 must stay clear: it would make this a tail page. */
 	struct llist_node link;
 	struct rhash_head node;
-	/* NULL: to the kernel this is a page whose file was truncated. */
+	/* An anon_vma of ours, marked as such. */
 	void *mapping;
+	/* The kernel looks here only to find mappings, of which our anon_vma knows none. */
 	u64 key;
-	unsigned long cookie;
 };
 
 static inline struct ksmdev_kpage *ksmdev_page_kpage(struct page *page)
@@ -143,6 +143,8 @@ static inline struct page *ksmdev_kpage_page(struct ksmdev_kpage *kpage)
 bool ksmdev_is_kpage(struct page *page);
 struct ksmdev_kpage *ksmdev_kpage_alloc(struct page *from);
 void ksmdev_kpage_forget(struct ksmdev_kpage *kpage);
+int ksmdev_kpage_init(void);
+void ksmdev_kpage_exit(void);
 
 static inline unsigned int ksmdev_kpage_mapcount(struct ksmdev_kpage *kpage)
 {
@@ -156,7 +158,8 @@ bool ksmdev_pages_identical(struct page *a, struct page *b);
 
 /* Finding pages. mm/walk.c */
 bool ksmdev_mergeable(struct vm_area_struct *vma);
-bool ksmdev_table_present(struct mm_struct *mm, unsigned long addr, unsigned long *next);
+bool ksmdev_zero_page_allowed(struct vm_area_struct *vma);
+bool ksmdev_table_present(struct vm_area_struct *vma, unsigned long addr, unsigned long *next);
 void ksmdev_look(struct vm_area_struct *vma, unsigned long start,
 		 unsigned long end, struct ksmdev_look *look);
 enum ksmdev_kind ksmdev_look_at(struct vm_area_struct *vma, unsigned long addr);

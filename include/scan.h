@@ -50,6 +50,7 @@ struct want {
  * @eager: how eager the pass is; see look.c
  * @again: which page of each chunk is read anew in this pass; -1 for none
  * @shared: look at all shared pages in this pass
+ * @zero_page: the kernel's zero page may be mapped in the piece being scanned
  * @found: the pages of the piece being scanned that are to be looked at
  * @nr_found: how many
  * @batch: those of them that are being matched
@@ -78,6 +79,7 @@ struct ksmdev_scan {
 	unsigned int eager;
 	int again;
 	bool shared;
+	bool zero_page;
 	struct ksmdev_found found[CHUNK_SLOTS];
 	unsigned int nr_found;
 	u16 batch[MERGE_BATCH];

@@ -20,9 +20,9 @@
 #include "../include/mm.h"
 
 #if COMPAT_FOLIO_RMAP
-#define KSMDEV_RMAP_SYMBOLS(X) X(folio_add_file_rmap_ptes) X(folio_remove_rmap_ptes)
+#define KSMDEV_RMAP_SYMBOLS(X) X(folio_remove_rmap_ptes)
 #else
-#define KSMDEV_RMAP_SYMBOLS(X) X(page_add_file_rmap) X(page_remove_rmap)
+#define KSMDEV_RMAP_SYMBOLS(X) X(page_remove_rmap)
 #endif
 
 #ifndef CONFIG_TRANSPARENT_HUGEPAGE
@@ -33,12 +33,17 @@
 #define KSMDEV_SPLIT_SYMBOLS(X) X(split_huge_page_to_list)
 #endif
 
-#ifdef CONFIG_MMU_NOTIFIER
+#ifndef CONFIG_MMU_NOTIFIER
+#define KSMDEV_NOTIFIER_SYMBOLS(X)
+#elif COMPAT_FLUSH_SECONDARY_TLB
+#define KSMDEV_NOTIFIER_SYMBOLS(X)			\
+	X(__mmu_notifier_invalidate_range_start)	\
+	X(__mmu_notifier_invalidate_range)		\
+	X(__mmu_notifier_invalidate_range_end)
+#else
 #define KSMDEV_NOTIFIER_SYMBOLS(X)			\
 	X(__mmu_notifier_invalidate_range_start)	\
 	X(__mmu_notifier_invalidate_range_end)
-#else
-#define KSMDEV_NOTIFIER_SYMBOLS(X)
 #endif
 
 #if COMPAT_FLUSH_TLB_INLINE
@@ -50,6 +55,7 @@
 #define KSMDEV_SYMBOLS(X)			\
 	X(folio_free_swap)			\
 	X(lru_add_drain_all)			\
+	X(mlock_folio)				\
 	KSMDEV_NOTIFIER_SYMBOLS(X)		\
 	KSMDEV_TLB_SYMBOLS(X)			\
 	KSMDEV_RMAP_SYMBOLS(X)			\
@@ -58,6 +64,8 @@
 /* asm/tlbflush.h keeps this from modules since 6.3. */
 extern void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsigned long end,
 			       unsigned int stride_shift, bool freed_tables);
+/* mm/internal.h, which is not for modules. */
+extern void mlock_folio(struct folio *folio);
 
 #define KSMDEV_DECLARE_SYMBOL(name) DECLARE_STATIC_CALL(ksmdev_##name, name);
 KSMDEV_SYMBOLS(KSMDEV_DECLARE_SYMBOL)
@@ -72,7 +80,7 @@ struct ksmdev_table {
 	spinlock_t *ptl;
 };
 
-void ksmdev_table_lock(struct mm_struct *mm, unsigned long addr,
+void ksmdev_table_lock(struct vm_area_struct *vma, unsigned long addr,
 		       struct ksmdev_table *table) __acquires(table->ptl);
 void ksmdev_page_look(struct page *page, struct ksmdev_look *look);
 
@@ -87,6 +95,11 @@ static inline pte_t *ksmdev_pte(struct ksmdev_table *table, unsigned long addr)
 	return table->pte + pte_index(addr);
 }
 
+/*
+ * Flush the TLBs of all processors, and those of devices that use the process's page
+ * tables (an IOMMU's, with shared virtual addresses): who compares pages after this, or
+ * frees them, must not be overtaken by a device that still writes through an old entry.
+ */
 static inline void ksmdev_flush_tlb(struct vm_area_struct *vma,
 				    unsigned long start, unsigned long end)
 {
@@ -94,6 +107,10 @@ static inline void ksmdev_flush_tlb(struct vm_area_struct *vma,
 	flush_tlb_range(vma, start, end);
 #else
 	static_call(ksmdev_flush_tlb_mm_range)(vma->vm_mm, start, end, PAGE_SHIFT, false);
+#endif
+#if defined(CONFIG_MMU_NOTIFIER) && COMPAT_FLUSH_SECONDARY_TLB
+	if (mm_has_notifiers(vma->vm_mm))
+		static_call(ksmdev___mmu_notifier_invalidate_range)(vma->vm_mm, start, end);
 #endif
 }
 

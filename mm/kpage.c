@@ -3,17 +3,27 @@
  * kpage.c - the shared page itself
  *
  * A shared page is a page that this module allocates and maps in place of equal
- * anonymous pages, read-only, with the reverse mapping of a file page. To the
- * rest of the kernel it looks like a page-cache page whose file was truncated
- * while it was mapped: on no LRU list, page->mapping NULL, kept by its references
- * alone. Copy-on-write, fork and exit know how to deal with that. Reclaim,
- * migration and memory failure find mappers through page->mapping, so such a page
- * stays where it is; it is allocated unmovable for that reason.
+ * anonymous pages, read-only. It is an anonymous page itself, so everything that the
+ * kernel tells and assumes of private memory stays true: fork, copy-on-write, exit, what
+ * /proc says, checkpoints, page_table_check. It differs in three ways:
  *
- * While the module is loaded its index holds one reference to each shared page.
- * When the module goes, pages that are still mapped live on by the references of
- * their mappings, and nothing in them leads back here: they are recognised by a
- * random cookie that each load of the module draws anew.
+ *	its anon_vma is one of ours, in which no mapping is. Who looks for the page's
+ *	mappings (reclaim, migration, memory failure) finds none, and leaves the page where
+ *	it is. No field of a VMA ever leads to that anon_vma.
+ *
+ *	it is on no LRU list, so reclaim does not come to look; it is allocated
+ *	unmovable.
+ *
+ *	our index holds a reference. So a page fault that asks if the process has the
+ *	page for itself is told no, and copies it.
+ *
+ * It is never exclusive (PageAnonExclusive), so it cannot be pinned: who wants to pin it
+ * gets a private copy first.
+ *
+ * When the module goes, pages that are still mapped live on by the references of their
+ * mappings, as anonymous pages that several processes share; the next load may merge
+ * them again. Only the anon_vma that they point to must stay: some hundred bytes for each
+ * load that left pages behind.
  *
  * One page is mapped by KSMDEV_MAX_SHARING ptes at the most when it is merged.
  * Each of them can be multiplied by fork, at most once a process, and there are
@@ -21,8 +31,10 @@
  * an int, can hold.
  */
 #include <linux/highmem.h>
+#include <linux/kmemleak.h>
 #include <linux/prefetch.h>
-#include <linux/random.h>
+#include <linux/rmap.h>
+#include <linux/slab.h>
 
 #include "../include/mm.h"
 
@@ -30,26 +42,62 @@
 	static_assert(offsetof(struct page, page_field) ==		\
 		      offsetof(struct ksmdev_kpage, field))
 KPAGE_MATCH(flags, flags);
-KPAGE_MATCH(compound_head, link);
+KPAGE_MATCH(lru.next, link);
 KPAGE_MATCH(lru.prev, node);
 KPAGE_MATCH(mapping, mapping);
-KPAGE_MATCH(index, key);
-KPAGE_MATCH(private, cookie);
-static_assert(sizeof(struct ksmdev_kpage) <= offsetof(struct page, _mapcount));
+static_assert(offsetof(struct folio, index) == offsetof(struct ksmdev_kpage, key));
+static_assert(sizeof(struct ksmdev_kpage) <= offsetof(struct page, private));
 
 static_assert((u64)KSMDEV_MAX_SHARING * PID_MAX_LIMIT <= INT_MAX / 2 + 1);
 
-/* Drawn at load; never 0 once drawn. */
-static unsigned long kpage_cookie __read_mostly;
+/* Of all shared pages of this load. */
+static struct anon_vma *kpage_anon_vma __read_mostly;
+/* A page was forgotten that somebody still maps. */
+static bool left_behind;
 
-static unsigned long draw_cookie(void)
+static void *kpage_mapping(void)
 {
-	while (!kpage_cookie) {
-		unsigned long cookie = get_random_long();
+	return (void *)kpage_anon_vma + PAGE_MAPPING_ANON;
+}
 
-		cmpxchg(&kpage_cookie, 0, cookie);
-	}
-	return kpage_cookie;
+/**
+ * ksmdev_kpage_init() - make what all shared pages have in common
+ *
+ * Context: Module init.
+ * Return: 0 or -ENOMEM.
+ */
+int ksmdev_kpage_init(void)
+{
+	struct anon_vma *anon_vma = kzalloc(sizeof(*anon_vma), GFP_KERNEL);
+
+	if (!anon_vma)
+		return -ENOMEM;
+	init_rwsem(&anon_vma->rwsem);
+	atomic_set(&anon_vma->refcount, 1);
+	anon_vma->rb_root = RB_ROOT_CACHED;
+	anon_vma->root = anon_vma;
+	/* As that of a VMA which was never forked, but for the VMA. */
+	anon_vma->parent = anon_vma;
+	anon_vma->num_children = 1;
+	kpage_anon_vma = anon_vma;
+	return 0;
+}
+
+/**
+ * ksmdev_kpage_exit() - no more shared pages are made
+ *
+ * What pages that live on point to stays for ever.
+ *
+ * Context: Module exit; all pages were forgotten. May sleep.
+ */
+void ksmdev_kpage_exit(void)
+{
+	/* Who walks the mappings of a page may hold a reference a little longer. */
+	synchronize_rcu();
+	if (left_behind || atomic_read(&kpage_anon_vma->refcount) != 1)
+		kmemleak_ignore(kpage_anon_vma);
+	else
+		kfree(kpage_anon_vma);
 }
 
 /**
@@ -58,12 +106,11 @@ static unsigned long draw_cookie(void)
  *	referenced
  *
  * Context: Any.
- * Return: true for pages from ksmdev_kpage_alloc() that were not forgotten.
+ * Return: true for pages from ksmdev_kpage_alloc().
  */
 bool ksmdev_is_kpage(struct page *page)
 {
-	return !PageCompound(page) && !READ_ONCE(page->mapping) &&
-	       kpage_cookie && page_private(page) == kpage_cookie;
+	return READ_ONCE(page->mapping) == kpage_mapping() && !PageTail(page);
 }
 
 /**
@@ -85,24 +132,26 @@ struct ksmdev_kpage *ksmdev_kpage_alloc(struct page *from)
 
 	copy_highpage(page, from);
 	__SetPageUptodate(page);
+	__folio_set_swapbacked(page_folio(page));
 	kpage = ksmdev_page_kpage(page);
 	kpage->link.next = NULL;
-	kpage->mapping = NULL;
-	kpage->cookie = draw_cookie();
+	kpage->mapping = kpage_mapping();
 	return kpage;
 }
 
 /**
- * ksmdev_kpage_forget() - make a shared page unknown to this module
+ * ksmdev_kpage_forget() - a shared page is about to leave the index
  * @kpage: the page
  *
- * Its mappings, if any, stay. The caller drops its reference afterwards.
+ * Its mappings, if any, stay. The caller drops the index's reference afterwards.
  *
  * Context: Any.
  */
 void ksmdev_kpage_forget(struct ksmdev_kpage *kpage)
 {
-	WRITE_ONCE(kpage->cookie, 0);
+	/* Mapped, or about to be. */
+	if (page_ref_count(ksmdev_kpage_page(kpage)) > 1)
+		WRITE_ONCE(left_behind, true);
 }
 
 /*

@@ -12,13 +12,18 @@
 
 #include "internal.h"
 
-static void add_file_rmap(struct page *kpage, struct vm_area_struct *vma)
+/*
+ * What the kernel's functions for anonymous pages do: those check on debug kernels that
+ * the page's anon_vma is related to the mapping's, and that of a shared page is to none.
+ */
+static void add_rmap(struct page *kpage, struct vm_area_struct *vma)
 {
-#if COMPAT_FOLIO_RMAP
-	static_call(ksmdev_folio_add_file_rmap_ptes)(page_folio(kpage), kpage, 1, vma);
-#else
-	static_call(ksmdev_page_add_file_rmap)(kpage, vma, false);
-#endif
+	struct folio *folio = page_folio(kpage);
+
+	if (atomic_inc_and_test(&kpage->_mapcount))
+		lruvec_stat_mod_folio(folio, NR_ANON_MAPPED, 1);
+	if (vma->vm_flags & VM_LOCKED)
+		static_call(ksmdev_mlock_folio)(folio);
 }
 
 static void remove_rmap(struct page *page, struct vm_area_struct *vma)
@@ -85,11 +90,11 @@ unsigned int replace_page(struct vm_area_struct *vma,
 	struct mm_struct *mm = vma->vm_mm;
 	unsigned long first = ULONG_MAX, last = 0;
 	struct ksmdev_table table;
-	unsigned int i, done = 0, shared = 0;
+	unsigned int i, done = 0, zeros = 0;
 
 	if (!nr)
 		return 0;
-	ksmdev_table_lock(mm, map[0].addr, &table);
+	ksmdev_table_lock(vma, map[0].addr, &table);
 
 	for (i = 0; i < nr; i++) {
 		struct ksmdev_mapping *m = &map[i];
@@ -103,10 +108,10 @@ unsigned int replace_page(struct vm_area_struct *vma,
 		}
 		flush_cache_page(vma, m->addr, page_to_pfn(m->page));
 		ptep_get_and_clear(mm, m->addr, pte);
-		if (m->kpage) {
-			add_file_rmap(m->kpage, vma);
-			shared++;
-		}
+		if (m->kpage)
+			add_rmap(m->kpage, vma);
+		else
+			zeros++;
 		set_pte_at(mm, m->addr, pte, replacement(vma, m));
 		first = min(first, m->addr);
 		last = max(last, m->addr + PAGE_SIZE);
@@ -117,8 +122,9 @@ unsigned int replace_page(struct vm_area_struct *vma,
 		for (i = 0; i < nr; i++)
 			if (!map[i].err)
 				drop_old_page(vma, &map[i]);
-		compat_add_mm_counter(mm, MM_ANONPAGES, -(long)done);
-		compat_add_mm_counter(mm, MM_FILEPAGES, shared);
+		/* The kernel does not count its zero page as anybody's memory. */
+		if (zeros)
+			compat_add_mm_counter(mm, MM_ANONPAGES, -(long)zeros);
 	}
 	ksmdev_table_unlock(&table);
 

@@ -11,6 +11,17 @@
 #include "internal.h"
 
 /*
+ * The fault that makes a private copy of what is there; 0 where it would have to be a
+ * pretended write, which a userfaultfd would be told of.
+ */
+static unsigned int fault_for(struct vm_area_struct *vma, enum ksmdev_kind kind)
+{
+	if (kind != KSMDEV_ZERO || COMPAT_UNSHARE_ZERO)
+		return FAULT_FLAG_UNSHARE | FAULT_FLAG_REMOTE;
+	return userfaultfd_wp(vma) ? 0 : FAULT_FLAG_WRITE | FAULT_FLAG_REMOTE;
+}
+
+/*
  * FAULT_FLAG_UNSHARE maps the copy clean, and nothing says that the page is dirty,
  * either. Once fork() has made a second process map it, MADV_FREE there would take
  * it for memory that nobody wrote to, and reclaim would drop the first process's
@@ -40,12 +51,15 @@ int ksmdev_unshare(struct vm_area_struct *vma, unsigned long addr)
 {
 	/* The fault may find that others were faster and ask for another try. */
 	int tries = 10;
+	enum ksmdev_kind kind;
 
-	if (COMPAT_UNSHARE_IS_WRITE && userfaultfd_wp(vma))
-		return 0;
-	while (ksmdev_look_at(vma, addr) > KSMDEV_ANON) {
-		vm_fault_t fault = handle_mm_fault(vma, addr, COMPAT_FAULT_UNSHARE, NULL);
+	while ((kind = ksmdev_look_at(vma, addr)) > KSMDEV_ANON) {
+		unsigned int flags = fault_for(vma, kind);
+		vm_fault_t fault;
 
+		if (!flags)
+			return 0;
+		fault = handle_mm_fault(vma, addr, flags, NULL);
 		if (fault & VM_FAULT_OOM)
 			return -ENOMEM;
 		if (fault & VM_FAULT_ERROR || !tries--)

@@ -7,18 +7,24 @@
  * of our own: the inline helpers down to the pmd, a lockless look at it, then the
  * lock of the page table or of the pmd, then the look again.
  *
- * The mmap read lock keeps page tables of anonymous memory from being freed:
- * munmap() and khugepaged take it for writing before they free one.
+ * What keeps a page table is the mmap lock *and* a mapping, found under it, that covers
+ * the address. The lock alone does not: munmap(), brk() and mremap() take their mappings
+ * out of the tree, then go on with the lock downgraded to a read lock, and free the tables.
+ * So all that is asked here is asked of a mapping. Since 6.14 MADV_DONTNEED frees the lowest
+ * table of a mapping that stays, and khugepaged that of a file mapping, both after an RCU
+ * grace period: the table's lock is taken under RCU, from a copy of the pmd, and whoever
+ * holds it keeps the table, as who frees one needs the lock to take it out.
  */
+#include <linux/dax.h>
+#include <linux/delay.h>
+#include <linux/moduleparam.h>
 #include <linux/pagemap.h>
-#include <linux/userfaultfd_k.h>
 
 #include "internal.h"
 
 /*
  * What is beneath a registered range is looked at on every scan. These are the
- * mappings that mm/ksm.c leaves alone too, and userfaultfd, whose owner must see
- * each write.
+ * mappings that mm/ksm.c leaves alone too.
  */
 #define VM_UNMERGEABLE (VM_SHARED | VM_MAYSHARE | VM_PFNMAP | VM_IO | VM_DONTEXPAND |	\
 			VM_HUGETLB | VM_MIXEDMAP | VM_DROPPABLE | VM_SHADOW_STACK)
@@ -27,13 +33,32 @@
  * ksmdev_mergeable() - may pages of this mapping be merged
  * @vma: the mapping
  *
+ * Of a file mapping those are meant that were written to, and so are anonymous. A
+ * userfaultfd may watch the mapping: to merge a page changes nothing that it tells,
+ * but for ptes that it has write-protected, which are left alone.
+ *
  * Context: mmap lock held.
- * Return: true for private anonymous memory that holds or held a page.
+ * Return: true for private memory that holds or held an anonymous page.
  */
 bool ksmdev_mergeable(struct vm_area_struct *vma)
 {
-	return vma_is_anonymous(vma) && vma->anon_vma &&
-	       !(vma->vm_flags & VM_UNMERGEABLE) && !userfaultfd_armed(vma);
+	return vma->anon_vma && !(vma->vm_flags & VM_UNMERGEABLE) && !vma_is_dax(vma);
+}
+
+/**
+ * ksmdev_zero_page_allowed() - may the kernel's zero page stand for pages of this mapping
+ * @vma: the mapping
+ *
+ * In a file mapping it is no anonymous page: who punches a hole into the file would drop
+ * it, and the process would see the file again. In locked memory it would count as a
+ * page that is not resident.
+ *
+ * Context: mmap lock held.
+ * Return: true if so.
+ */
+bool ksmdev_zero_page_allowed(struct vm_area_struct *vma)
+{
+	return vma_is_anonymous(vma) && !(vma->vm_flags & VM_LOCKED);
 }
 
 /*
@@ -65,7 +90,7 @@ static pmd_t *find_pmd(pud_t *pud, unsigned long addr)
 
 /**
  * ksmdev_table_present() - is there a page table, or a huge page, at an address
- * @mm: the address space
+ * @vma: a mapping that covers the address
  * @addr: the address
  * @next: set to the first address that another page table could map; 0 at the
  *	end of the address space
@@ -73,9 +98,9 @@ static pmd_t *find_pmd(pud_t *pud, unsigned long addr)
  * Context: mmap lock held. The answer may be out of date at once.
  * Return: true if there is one.
  */
-bool ksmdev_table_present(struct mm_struct *mm, unsigned long addr, unsigned long *next)
+bool ksmdev_table_present(struct vm_area_struct *vma, unsigned long addr, unsigned long *next)
 {
-	pud_t *pud = find_pud(mm, addr, next);
+	pud_t *pud = find_pud(vma->vm_mm, addr, next);
 	pmd_t *pmd = find_pmd(pud, addr);
 
 	/* Of what is empty, more may follow in the same table, which is at hand. */
@@ -92,41 +117,74 @@ bool ksmdev_table_present(struct mm_struct *mm, unsigned long addr, unsigned lon
 	return false;
 }
 
+#ifdef KSMDEV_RACE_DELAY
+/* Debug builds: how long to wait where somebody may free the table, for tests of races. */
+static unsigned int table_lock_delay_us;
+module_param(table_lock_delay_us, uint, 0644);
+
+static void race_delay(void)
+{
+	udelay(READ_ONCE(table_lock_delay_us));
+}
+#else
+static void race_delay(void)
+{
+}
+#endif
+
+/*
+ * Lock what a pmd pointed to; NULL: there is none. Under RCU, so that the lock is still
+ * there should the table have been taken out meanwhile.
+ * Return: false, without a lock, if it has.
+ */
+static bool try_table_lock(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
+			   struct ksmdev_table *table)
+{
+	pmd_t seen = pmd ? READ_ONCE(*pmd) : __pmd(0);
+
+	*table = (struct ksmdev_table) { .ptl = &mm->page_table_lock };
+	race_delay();
+	if (pmd_trans_huge(seen)) {
+		table->ptl = pmd_lockptr(mm, pmd);
+		table->huge = pmd;
+	} else if (pmd_present(seen) && !pmd_leaf(seen) && !pmd_bad(seen)) {
+		table->ptl = pte_lockptr(mm, &seen);
+		table->pte = pte_offset_kernel(&seen, addr & PMD_MASK);
+	}
+	spin_lock(table->ptl);
+	/* Of a huge page more than its bits may have changed, but not what it is. */
+	if (table->huge ? pmd_trans_huge(READ_ONCE(*pmd)) :
+	    !table->pte || pmd_same(seen, READ_ONCE(*pmd)))
+		return true;
+	spin_unlock(table->ptl);
+	return false;
+}
+
 /**
  * ksmdev_table_lock() - lock what maps an address
- * @mm: the address space
+ * @vma: a mapping that covers the address
  * @addr: the address
  * @table: filled in: the page table, or the huge page, or neither
  *
  * Context: mmap lock held. A lock is held until ksmdev_table_unlock(), also if there
  * is nothing.
  */
-void ksmdev_table_lock(struct mm_struct *mm, unsigned long addr,
+void ksmdev_table_lock(struct vm_area_struct *vma, unsigned long addr,
 		       struct ksmdev_table *table) __acquires(table->ptl)
 {
+	struct mm_struct *mm = vma->vm_mm;
 	unsigned long next;
-	pmd_t *pmd = find_pmd(find_pud(mm, addr, &next), addr);
-	pmd_t seen = pmd ? READ_ONCE(*pmd) : __pmd(0);
+	pmd_t *pmd = NULL;
+	bool locked;
 
-	table->pte = NULL;
-	table->huge = NULL;
-	table->ptl = &mm->page_table_lock;
-	if (pmd_trans_huge(seen))
-		table->ptl = pmd_lockptr(mm, pmd);
-	else if (pmd_present(seen) && !pmd_leaf(seen) && !pmd_bad(seen))
-		table->ptl = pte_lockptr(mm, pmd);
-	else
-		pmd = NULL;
-	spin_lock(table->ptl);
-	if (!pmd)
-		return;
-	/* A huge page may have come or gone; then there is nothing for this time. */
-	if (pmd_trans_huge(seen)) {
-		if (pmd_trans_huge(READ_ONCE(*pmd)))
-			table->huge = pmd;
-	} else if (likely(pmd_same(seen, READ_ONCE(*pmd)))) {
-		table->pte = pte_offset_kernel(pmd, addr & PMD_MASK);
-	}
+	/* Or nothing would keep the table. */
+	if (!WARN_ON_ONCE(addr < vma->vm_start || addr >= vma->vm_end))
+		pmd = find_pmd(find_pud(mm, addr, &next), addr);
+	do {
+		rcu_read_lock();
+		locked = try_table_lock(mm, pmd, addr, table);
+		rcu_read_unlock();
+	} while (!locked);
 }
 
 /**
@@ -134,17 +192,22 @@ void ksmdev_table_lock(struct mm_struct *mm, unsigned long addr,
  * @page: the page; mapped, under its page table's lock
  * @look: filled in
  *
+ * A page with a memory error is not to be read, and so is none; nor is a device's
+ * memory, which is anonymous where it is coherent.
+ *
  * Context: Page table lock held.
  */
 void ksmdev_page_look(struct page *page, struct ksmdev_look *look)
 {
 	look->mapcount = 0;
 	look->kind = KSMDEV_NONE;
-	if (PageAnon(page) && !PageKsm(page)) {
-		look->kind = KSMDEV_ANON;
-	} else if (ksmdev_is_kpage(page)) {
+	if (PageHWPoison(page) || is_zone_device_page(page))
+		return;
+	if (ksmdev_is_kpage(page)) {
 		look->mapcount = ksmdev_kpage_mapcount(ksmdev_page_kpage(page));
 		look->kind = look->mapcount > 1 ? KSMDEV_SHARED : KSMDEV_SINGLE;
+	} else if (PageAnon(page) && !PageKsm(page)) {
+		look->kind = KSMDEV_ANON;
 	}
 }
 
@@ -152,12 +215,15 @@ static void look_at_pte(pte_t pte, struct ksmdev_look *look)
 {
 	look->mapcount = 0;
 	look->kind = KSMDEV_NONE;
-	if (!pte_present(pte) || pte_devmap(pte) || pte_uffd_wp(pte))
+	if (!pte_present(pte) || pte_devmap(pte))
 		return;
 	if (is_zero_pfn(pte_pfn(pte)))
 		look->kind = KSMDEV_ZERO;
 	else if (!pte_special(pte))
 		ksmdev_page_look(pte_page(pte), look);
+	/* What a userfaultfd has protected is not to be merged; it may have been before. */
+	if (pte_uffd_wp(pte) && !look->mapcount)
+		look->kind = KSMDEV_NONE;
 }
 
 /* The page of a huge page that maps an address. */
@@ -178,10 +244,9 @@ static struct page *huge_page_at(pmd_t pmd, unsigned long addr)
 void ksmdev_look(struct vm_area_struct *vma, unsigned long start,
 		 unsigned long end, struct ksmdev_look *look)
 {
-	struct mm_struct *mm = vma->vm_mm;
 	struct ksmdev_table table;
 
-	ksmdev_table_lock(mm, start, &table);
+	ksmdev_table_lock(vma, start, &table);
 	for (; start < end; start += PAGE_SIZE, look++) {
 		if (table.huge)
 			ksmdev_page_look(huge_page_at(*table.huge, start), look);
@@ -232,6 +297,14 @@ static struct page *get_anon_at(pte_t pte)
 	return pte_page(pte);
 }
 
+/* The mapping that covers an address, if its pages may be merged. */
+static struct vm_area_struct *mergeable_at(struct mm_struct *mm, unsigned long addr)
+{
+	struct vm_area_struct *vma = vma_lookup(mm, addr);
+
+	return vma && ksmdev_mergeable(vma) ? vma : NULL;
+}
+
 /**
  * ksmdev_get_pages() - take references to anonymous pages
  * @mm: the address space
@@ -249,15 +322,22 @@ unsigned int ksmdev_get_pages(struct mm_struct *mm, struct ksmdev_mapping *map,
 	struct ksmdev_table table;
 	unsigned int i, found = 0;
 
-	ksmdev_table_lock(mm, map[0].addr, &table);
-	for (i = 0; i < nr; i++) {
+	/* One mapping that covers one of them keeps the table for all. */
+	for (i = 0; i < nr && !vma; i++)
+		if (!map[i].page)
+			vma = mergeable_at(mm, map[i].addr);
+	if (!vma)
+		return 0;
+	i--;
+	ksmdev_table_lock(vma, map[i].addr, &table);
+	for (; i < nr; i++) {
 		struct ksmdev_mapping *m = &map[i];
 
 		if (m->page)
 			continue;
 		if (!vma || m->addr >= vma->vm_end)
-			vma = find_vma(mm, m->addr);
-		if (!vma || m->addr < vma->vm_start || !ksmdev_mergeable(vma))
+			vma = mergeable_at(mm, m->addr);
+		if (!vma)
 			continue;
 		if (table.huge)
 			m->page = get_anon(huge_page_at(*table.huge, m->addr));

@@ -172,6 +172,12 @@ static unsigned int gather_huge(struct vm_area_struct *vma, unsigned long addr,
 	bool dirty = pmd_dirty(pmd);
 	unsigned int n = 0;
 
+	/* A file's pages, the huge zero page, or what a userfaultfd has protected. */
+	if (!PageAnon(pmd_page(pmd)) || pmd_uffd_wp(pmd)) {
+		for (; addr < end; addr += PAGE_SIZE)
+			n += report_none((addr & ~PMD_MASK) >> PAGE_SHIFT, how->seen, &found[n]);
+		return n;
+	}
 	/* One bit for all its pages, even if this call is about some of them. */
 	if (dirty && !notified && how->whole) {
 		unsigned int nr;
@@ -241,7 +247,7 @@ unsigned int ksmdev_gather(struct vm_area_struct *vma, unsigned long start,
 	struct ksmdev_table table;
 	unsigned int n;
 
-	ksmdev_table_lock(vma->vm_mm, start, &table);
+	ksmdev_table_lock(vma, start, &table);
 	if (table.huge)
 		n = gather_huge(vma, start, end, table.huge, how, found);
 	else
@@ -283,7 +289,7 @@ static bool all_watched(struct ksmdev_found *found, unsigned int nr, pmd_t pmd)
 /**
  * ksmdev_watch_writes() - make pages read-only, so that the next write leaves a trace
  * @vma: the mapping that holds them
- * @base: the first address of their page table
+ * @base: the first address of their page table, whether or not @vma begins there
  * @found: the pages; those with @watch are meant
  * @nr: how many; in ascending order
  *
@@ -300,7 +306,9 @@ void ksmdev_watch_writes(struct vm_area_struct *vma, unsigned long base,
 	bool changed = false;
 	unsigned int i;
 
-	ksmdev_table_lock(vma->vm_mm, base, &table);
+	if (!nr)
+		return;
+	ksmdev_table_lock(vma, base + found[0].nr * PAGE_SIZE, &table);
 	if (table.huge && all_watched(found, nr, *table.huge))
 		watch_huge(vma, base, table.huge);
 	for (i = 0; table.pte && i < nr; i++) {

@@ -7,9 +7,10 @@
  * and, without a lock, through its fast variant. So, for all pages at once:
  *
  *	clear the pte		new writers fault and wait for the table's lock
- *	flush the TLB		old writers are gone, and get_user_pages_fast(),
- *				which runs with interrupts off, has finished or
- *				will see that the pte changed
+ *	flush the TLB		old writers are gone, those in devices with a TLB of
+ *				their own, too, and get_user_pages_fast(), which
+ *				runs with interrupts off, has finished or will see
+ *				that the pte changed
  *	count the references	mappings + ours + swap cache, or somebody else has
  *				the page and may write to it: put the pte back
  *	drop PageAnonExclusive	refused if the page may be pinned
@@ -58,8 +59,9 @@ void ksmdev_notify_end(struct mmu_notifier_range *range)
 #ifdef CONFIG_MMU_NOTIFIER
 	if (!mm_has_notifiers(range->mm))
 		return;
-#if COMPAT_NOTIFIER_ONLY_END
-	static_call(ksmdev___mmu_notifier_invalidate_range_end)(range, false);
+#if COMPAT_FLUSH_SECONDARY_TLB
+	/* ksmdev_flush_tlb() has called ->invalidate_range() wherever a pte changed. */
+	static_call(ksmdev___mmu_notifier_invalidate_range_end)(range, true);
 #else
 	static_call(ksmdev___mmu_notifier_invalidate_range_end)(range);
 #endif
@@ -74,7 +76,7 @@ static int lock_mapped_page(pte_t pte, struct ksmdev_mapping *map)
 	if (!pte_present(pte) || pte_special(pte) || pte_page(pte) != page ||
 	    pte_uffd_wp(pte))
 		return -ESTALE;
-	if (!PageAnon(page) || PageKsm(page))
+	if (!PageAnon(page) || PageKsm(page) || ksmdev_is_kpage(page) || PageHWPoison(page))
 		return -ESTALE;
 	if (PageCompound(page))
 		return -E2BIG;
@@ -130,7 +132,7 @@ unsigned int page_wrprotect(struct vm_area_struct *vma,
 
 	if (!nr)
 		return 0;
-	ksmdev_table_lock(mm, map[0].addr, &table);
+	ksmdev_table_lock(vma, map[0].addr, &table);
 
 	for (i = 0; i < nr; i++) {
 		struct ksmdev_mapping *m = &map[i];

@@ -946,6 +946,17 @@ void ksm_uffd_register(int fd, void *addr, size_t npages, uint64_t mode)
 		ksm_die("UFFDIO_REGISTER: %s", strerror(errno));
 }
 
+void ksm_uffd_protect(int fd, void *addr, size_t npages)
+{
+	struct uffdio_writeprotect wp = {
+		.range = { .start = (uintptr_t)addr, .len = npages * PGSZ },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+
+	if (ioctl(fd, UFFDIO_WRITEPROTECT, &wp))
+		ksm_die("UFFDIO_WRITEPROTECT: %s", strerror(errno));
+}
+
 int ksm_open_kvm(void)
 {
 	int fd;

@@ -32,6 +32,7 @@
 #define PM_UFFD_WP		(1ULL << 57)
 #define PM_SWAPPED		(1ULL << 62)
 #define PM_PRESENT		(1ULL << 63)
+#define KPF_BIT_LRU		5
 #define KPF_BIT_ANON		12
 #define KPF_BIT_SWAPCACHE	13
 #define KPF_BIT_HUGE		17
@@ -244,6 +245,8 @@ bool ksm_has_virtualization(void);
 /* A userfaultfd with UFFD_FEATUREs, non-blocking, and memory for it to watch. They die if refused. */
 int ksm_uffd_open(uint64_t features);
 void ksm_uffd_register(int fd, void *addr, size_t npages, uint64_t mode);
+/* Write-protect what is there; dies if refused. */
+void ksm_uffd_protect(int fd, void *addr, size_t npages);
 
 /* Load the module and open /dev/kvm; dies if it cannot. */
 int ksm_open_kvm(void);

@@ -288,9 +288,10 @@ TEST_F(device, left_behind)
 	ASSERT_EQ(0, ksm_merge_range(self->area, low, N, &merged));
 	ASSERT_EQ(0, ksm_merge_range(self->area, high, N, &merged));
 
-	/* As long as userfaultfd watches it, memory is not merged. */
-	uffd = ksm_uffd_open(0);
-	ksm_uffd_register(uffd, high, N, UFFDIO_REGISTER_MODE_MISSING);
+	/* As long as a userfaultfd has it write-protected, memory is not merged. */
+	uffd = ksm_uffd_open(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
+	ksm_uffd_register(uffd, high, N, UFFDIO_REGISTER_MODE_WP);
+	ksm_uffd_protect(uffd, high, N);
 	ksm_fill(low, N, 2);
 	ASSERT_EQ(0, ksm_merge_range(self->area, low, N, &merged));
 	EXPECT_EQ(0, merged);
