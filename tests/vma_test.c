@@ -354,8 +354,6 @@ static char *map_file_shared(size_t npages)
 	return map_file(npages, MAP_SHARED);
 }
 
-/* Written, so these are anonymous pages; but the VMA has a file. */
-
 static char *map_hugetlb(size_t npages)
 {
 	if (ksm_write_file("/proc/sys/vm/nr_hugepages", "4"))
