@@ -19,6 +19,7 @@
 #include <linux/delay.h>
 #include <linux/moduleparam.h>
 #include <linux/pagemap.h>
+#include <linux/userfaultfd_k.h>
 
 #include "internal.h"
 
@@ -34,15 +35,18 @@
  * @vma: the mapping
  *
  * Of a file mapping those are meant that were written to, and so are anonymous. A
- * userfaultfd may watch the mapping: to merge a page changes nothing that it tells,
- * but for ptes that it has write-protected, which are left alone.
+ * userfaultfd may watch anonymous memory: to merge a page changes nothing that it tells,
+ * but for ptes that it has write-protected, which are left alone. A file it may not: a pte
+ * is none for a moment while its page is write-protected, and there a page fault asks the
+ * userfaultfd for the missing page before it looks again under the page table's lock.
  *
  * Context: mmap lock held.
  * Return: true for private memory that holds or held an anonymous page.
  */
 bool ksmdev_mergeable(struct vm_area_struct *vma)
 {
-	return vma->anon_vma && !(vma->vm_flags & VM_UNMERGEABLE) && !vma_is_dax(vma);
+	return vma->anon_vma && !(vma->vm_flags & VM_UNMERGEABLE) && !vma_is_dax(vma) &&
+	       (vma_is_anonymous(vma) || !userfaultfd_armed(vma));
 }
 
 /**
