@@ -4,6 +4,9 @@
  *
  * What an event claims is compared with pagemap: the frame that a merge names
  * must be the one that is mapped at the address that it names.
+ *
+ * Enabling a tracepoint has the kernel patch its text (the scheduler's, too: it traces the names
+ * of tasks), so tests/suite gives this a VM where that is safe.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -7,7 +7,8 @@
  * from it, and that no write was lost by a shadow copy. Passes are counted, never
  * seconds.
  *
- * Needs the modules zram and loop in the VM.
+ * Needs the modules zram and loop in the VM, and a VM where the kernel may patch its text, as
+ * enabling a tracepoint does: tests/suite.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -1623,10 +1624,7 @@ TEST_F(watch, equal_pages_that_are_held)
 	EXPECT_EQ(ksm_wrong_same(buf, PAGES, 113), 0);
 }
 
-/*
- * The event is enabled once, for all tests: that patches the kernel's text, and QEMU's
- * emulation of several processors was seen to hang when it is done all the time.
- */
+/* The event is enabled once, for all tests, as that patches text which every thread runs. */
 #define main run_tests
 TEST_HARNESS_MAIN
 #undef main
