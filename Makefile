@@ -40,14 +40,16 @@ module: $(KDIR)/Makefile
 	@test -n "$(OUT)" || { echo "make module KDIR=DIR OUT=DIR: OUT= is missing" >&2; exit 1; }
 	mkdir -p $(OUT)
 	cp -pu --parents $(MODULE_SOURCES) $(OUT)/
-	$(MAKE) -C $(KDIR) M=$(abspath $(OUT)) W=1 EXTRA_SYMBOL=$(EXTRA_SYMBOL) $(MODULE_FLAGS) modules
+	$(MAKE) -C $(KDIR) M=$(abspath $(OUT)) W=1 EXTRA_SYMBOL=$(EXTRA_SYMBOL) RACE_DELAY=$(RACE_DELAY) \
+		$(MODULE_FLAGS) modules
 	$(CHECK_BRANCHES) $(OUT)
 
 PHONY += modules
 modules: $(KERNELS:%=module-%) $(KERNELS:%=missing-%)
 
 module-%: setup
-	@$(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) OUT=build/$*
+	@$(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) OUT=build/$* \
+		RACE_DELAY=$(filter debug,$*)
 
 # Wants a function that no kernel has: for the test that it is refused.
 missing-%: module-%
