@@ -45,7 +45,7 @@ module: $(KDIR)/Makefile
 	$(CHECK_BRANCHES) $(OUT)
 
 PHONY += modules
-modules: $(KERNELS:%=module-%) $(KERNELS:%=missing-%)
+modules: $(KERNELS:%=module-%) $(KERNELS:%=missing-%) $(KERNELS:%=notifier-%)
 
 module-%: setup
 	@$(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) OUT=build/$* \
@@ -56,6 +56,12 @@ missing-%: module-%
 	@$(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) OUT=build/$*-missing \
 		EXTRA_SYMBOL=ksmdev_no_such_function
 	@cp build/$*-missing/ksmdev.ko build/$*/ksmdev-missing.ko
+
+# A module that tests/notifier_test.c loads.
+notifier-%: setup
+	@mkdir -p build/$*-notifier
+	@cp -pu tests/notifier/Kbuild tests/notifier/notifier.c build/$*-notifier/
+	@$(MAKE) -C $$(scripts/kernel kdir $*) M=$(CURDIR)/build/$*-notifier W=1 modules
 
 PHONY += setup
 setup:
