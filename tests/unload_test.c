@@ -26,43 +26,7 @@
 #include <unistd.h>
 
 #include "ksm_harness.h"
-
-#define MODULE "/sys/module/ksmdev"
-
-static bool loaded(void)
-{
-	return !access(MODULE, F_OK);
-}
-
-/* 0 or -errno, without any waiting: busy is busy. */
-static int unload(void)
-{
-	return syscall(SYS_delete_module, "ksmdev", O_NONBLOCK) ? -errno : 0;
-}
-
-/* For when a process that just died may still be letting go of its fds. */
-static int unload_soon(void)
-{
-	double end = ksm_now() + 5;
-	int ret;
-
-	do {
-		ret = unload();
-		if (ret != -EAGAIN && ret != -EBUSY)
-			return ret;
-		usleep(50000);
-	} while (ksm_now() < end);
-	return ret;
-}
-
-/* As the VM's init does it, with its dependencies and parameters. */
-static void load(void)
-{
-	if (!loaded())
-		ksm_shell("modprobe ksmdev");
-	if (!loaded() || access("/dev/ksm", F_OK))
-		ksm_die("modprobe ksmdev gave no /dev/ksm; see the kernel log");
-}
+#include "ksm_load.h"
 
 /* Nothing with our name may be left when the module is gone. */
 static bool nothing_left(void)
@@ -115,12 +79,12 @@ FIXTURE(module) {
 FIXTURE_SETUP(module)
 {
 	(void)self;
-	load();
+	ksm_load();
 }
 
 FIXTURE_TEARDOWN_PARENT(module)
 {
-	load();
+	ksm_load();
 }
 
 TEST_F(module, busy_while_fds_are_open)
@@ -139,7 +103,7 @@ TEST_F(module, busy_while_fds_are_open)
 	ksm_fill_same(mem, 16, 1);
 	/* The device alone. */
 	dev = ksm_open();
-	EXPECT_EQ(-EAGAIN, unload());
+	EXPECT_EQ(-EAGAIN, ksm_unload());
 	/* An area alone, with a region; a scan fd alone. */
 	area = ioctl(dev, KSM_CREATE_SHARED_MEMORY_AREA);
 	scan = ioctl(dev, KSM_CREATE_SCAN);
@@ -147,9 +111,9 @@ TEST_F(module, busy_while_fds_are_open)
 	ASSERT_LE(0, scan);
 	close(dev);
 	EXPECT_EQ(0, ksm_register(area, mem, 16));
-	EXPECT_EQ(-EAGAIN, unload());
+	EXPECT_EQ(-EAGAIN, ksm_unload());
 	close(scan);
-	EXPECT_EQ(-EAGAIN, unload());
+	EXPECT_EQ(-EAGAIN, ksm_unload());
 	/* Refusing has not hurt it. */
 	dev = ksm_open();
 	scan = ioctl(dev, KSM_CREATE_SCAN);
@@ -157,7 +121,7 @@ TEST_F(module, busy_while_fds_are_open)
 	close(dev);
 	EXPECT_EQ(0, ioctl(scan, KSM_SCAN, &s));
 	close(area);
-	EXPECT_EQ(-EAGAIN, unload());
+	EXPECT_EQ(-EAGAIN, ksm_unload());
 	/* Not even one that is on its way between two processes. */
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_DGRAM, 0, sock));
 	c->cmsg_level = SOL_SOCKET;
@@ -166,14 +130,14 @@ TEST_F(module, busy_while_fds_are_open)
 	memcpy(CMSG_DATA(c), &scan, sizeof(int));
 	ASSERT_EQ(1, sendmsg(sock[0], &msg, 0));
 	close(scan);
-	EXPECT_EQ(-EAGAIN, unload());
-	EXPECT_TRUE(loaded());
+	EXPECT_EQ(-EAGAIN, ksm_unload());
+	EXPECT_TRUE(ksm_loaded());
 	close(sock[0]);
 	close(sock[1]);
 	/* An open sysfs file does not count, and does not crash. */
 	dev = open("/sys/class/misc/ksm/pages_shared", O_RDONLY);
 	ASSERT_LE(0, dev);
-	EXPECT_EQ(0, unload_soon());
+	EXPECT_EQ(0, ksm_unload_soon());
 	EXPECT_TRUE(nothing_left());
 	EXPECT_EQ(-1, read(dev, &byte, 1));
 	EXPECT_EQ(ENODEV, errno);
@@ -191,9 +155,9 @@ TEST_F(module, fresh_after_load)
 	struct ksm_kthread_info info;
 	int dev;
 
-	ASSERT_EQ(0, unload_soon());
+	ASSERT_EQ(0, ksm_unload_soon());
 	EXPECT_TRUE(nothing_left());
-	load();
+	ksm_load();
 	for (size_t i = 0; i < sizeof(zero) / sizeof(zero[0]); i++) {
 		EXPECT_EQ(0, ksm_stat(zero[i])) {
 			TH_LOG("%s", zero[i]);
@@ -224,10 +188,10 @@ TEST_F(module, unload_with_kksmd_running)
 		close(dev);
 		usleep(100000 * (i / 3));
 		began = ksm_now();
-		ASSERT_EQ(0, unload_soon());
+		ASSERT_EQ(0, ksm_unload_soon());
 		EXPECT_GT(3.0, ksm_now() - began);
 		EXPECT_TRUE(nothing_left());
-		load();
+		ksm_load();
 	}
 }
 
@@ -256,10 +220,10 @@ TEST_F(module, unload_with_many_threads_running)
 		close(k.scan);
 		close(k.dev);
 		began = ksm_now();
-		ASSERT_EQ(0, unload_soon());
+		ASSERT_EQ(0, ksm_unload_soon());
 		EXPECT_GT(5.0, ksm_now() - began);
 		EXPECT_TRUE(nothing_left());
-		load();
+		ksm_load();
 	}
 	EXPECT_EQ(0, ksm_wrong(mem, n, 1));
 }
@@ -299,7 +263,7 @@ TEST_F(module, merged_pages_live_on)
 	}
 	ksm_finish(&k);
 
-	ASSERT_EQ(0, unload_soon());
+	ASSERT_EQ(0, ksm_unload_soon());
 	EXPECT_TRUE(nothing_left());
 	EXPECT_EQ(n, ksm_same_frames(a.pid, mem, b.pid, mem, n));
 	EXPECT_EQ(0, ksm_call(&a, ksm_fn_wrong, mem, n, 7));
@@ -316,7 +280,7 @@ TEST_F(module, merged_pages_live_on)
 	EXPECT_EQ(0, ksm_call(&a, ksm_fn_wrong, mem + n * PGSZ, zeroes, 9));
 
 	/* Loaded again it does not know them, and works all the same. */
-	load();
+	ksm_load();
 	ksm_begin(&k);
 	EXPECT_EQ(0, ksm_stat("kernel_pages"));
 	EXPECT_EQ(0, ksm_stat("pages_shared"));
@@ -418,7 +382,7 @@ TEST_F(module, orphans_are_ordinary_memory)
 	ksm_call(&a, ksm_fn_close, area_a, 0, 0);
 	ksm_call(&b, ksm_fn_close, area_b, 0, 0);
 	ksm_finish(&k);
-	ASSERT_EQ(0, unload_soon());
+	ASSERT_EQ(0, ksm_unload_soon());
 
 	EXPECT_EQ(0, ksm_call(&a, fn_treat_orphans, mem, n, 3));
 	EXPECT_EQ(0, ksm_call(&b, ksm_fn_wrong, mem, n, 3));
@@ -454,8 +418,8 @@ TEST_F(module, orphans_meet_the_next_load)
 	ksm_call(&a, ksm_fn_close, area_a, 0, 0);
 	ksm_call(&b, ksm_fn_close, area_b, 0, 0);
 	ksm_finish(&k);
-	ASSERT_EQ(0, unload_soon());
-	load();
+	ASSERT_EQ(0, ksm_unload_soon());
+	ksm_load();
 
 	/* New processes with the same contents next to the old ones. */
 	ksm_call(&c, ksm_fn_fill, mem, n, 3);
@@ -502,7 +466,7 @@ TEST_F_TIMEOUT(module, many_times, 120)
 	int area;
 
 	for (int round = 0; round < 10; round++) {
-		load();
+		ksm_load();
 		ksm_begin(&k);
 		area = ksm_area(&k);
 		ksm_fill(mem, n, round);
@@ -516,7 +480,7 @@ TEST_F_TIMEOUT(module, many_times, 120)
 		close(area);
 		close(k.scan);
 		close(k.dev);
-		ASSERT_EQ(0, unload_soon());
+		ASSERT_EQ(0, ksm_unload_soon());
 		ASSERT_EQ(0, ksm_wrong(mem, n, round));
 		ASSERT_EQ(0, ksm_wrong(mem + n * PGSZ, n, round));
 	}
@@ -561,7 +525,7 @@ TEST_F(module, second_load_is_refused)
 	release[strcspn(release, "\n")] = '\0';
 	snprintf(path, sizeof(path), "/lib/modules/%s/extra/ksmdev.ko", release);
 	EXPECT_EQ(-EEXIST, insert(path));
-	EXPECT_TRUE(loaded());
+	EXPECT_TRUE(ksm_loaded());
 	EXPECT_EQ(1, ksm_count_threads());
 }
 
@@ -583,15 +547,15 @@ TEST_F(module, missing_function_is_named)
 	log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
 	ASSERT_LE(0, log);
 	ASSERT_LE(0, lseek(log, 0, SEEK_END));
-	ASSERT_EQ(0, unload_soon());
+	ASSERT_EQ(0, ksm_unload_soon());
 
 	EXPECT_EQ(-ENOENT, insert(path));
-	EXPECT_FALSE(loaded());
+	EXPECT_FALSE(ksm_loaded());
 	EXPECT_TRUE(nothing_left());
 	/* "ksmdev: this kernel lacks NAME(), ...": the name that no kernel has. */
 	EXPECT_TRUE(in_log(log, "ksmdev: ", "ksmdev_no_such_function"));
 	close(log);
-	load();
+	ksm_load();
 }
 
 TEST_HARNESS_MAIN
