@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * poison_test.c - memory that has failed
+ *
+ * The kernel marks a frame that the hardware reports as bad (here MADV_HWPOISON says so).
+ * If it is a shared page, those who map it can only be told by the kernel; but nobody
+ * else may get it, it may not be read again to merge or to copy it, and it is not kept
+ * when nobody maps it. A page of a process's own that failed is gone, and a scan passes
+ * over what is left of it.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "ksm_harness.h"
+#include "ksm_told.h"
+
+#define N 16
+
+/* From the kernel's mman-common.h. */
+#ifndef MADV_HWPOISON
+#define MADV_HWPOISON 100
+#endif
+#ifndef MADV_SOFT_OFFLINE
+#define MADV_SOFT_OFFLINE 101
+#endif
+
+static long fn_advise(long addr, long npages, long advice, long unused)
+{
+	(void)unused;
+	return madvise((void *)addr, npages * PGSZ, advice) ? -errno : 0;
+}
+
+static long fn_unmerge(long area, long unused, long unused2, long unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	return ksm_unmerge(area);
+}
+
+/* The kernel tells who maps a bad page; ignored, that would kill. */
+static void told(int signal)
+{
+	(void)signal;
+}
+
+/* Can the page be read, by a call that fails where a program would get SIGBUS. */
+static bool can_read(const char *addr)
+{
+	int fds[2];
+	bool ok;
+
+	if (pipe(fds))
+		ksm_die("pipe: %s", strerror(errno));
+	ok = write(fds[1], addr, 1) == 1;
+	close(fds[0]);
+	close(fds[1]);
+	return ok;
+}
+
+FIXTURE(poison) {
+	struct ksm k;
+	char *mem;
+	struct ksm_child c[4];
+	long area[4];
+	uint64_t bad, seed;
+};
+
+/* Two processes share N pages, of which the first fails. */
+FIXTURE_SETUP(poison)
+{
+	long ret;
+
+	ksm_begin(&self->k);
+	signal(SIGBUS, told);
+	self->mem = ksm_mmap(N);
+	/* Contents that no bad page of another test has. */
+	self->seed = getpid();
+	for (int i = 0; i < 4; i++) {
+		ksm_spawn(&self->c[i]);
+		self->area[i] = -1;
+	}
+	for (int i = 0; i < 2; i++) {
+		ksm_call(&self->c[i], ksm_fn_fill, self->mem, N, self->seed);
+		self->area[i] = ksm_call(&self->c[i], ksm_fn_area_register, self->k.dev, self->mem,
+					 N);
+	}
+	ksm_merge_all(&self->k);
+	if (ksm_same_frames(self->c[0].pid, self->mem, self->c[1].pid, self->mem, N) != N)
+		ksm_die("two processes with equal memory do not share it");
+	self->bad = ksm_pfn(self->c[0].pid, self->mem);
+	ret = ksm_call(&self->c[0], fn_advise, self->mem, 1, MADV_HWPOISON);
+	/* The kernel need not know what to do with it, but it marks it. */
+	if (!ksm_pfn_is(self->bad, KPF_BIT_HWPOISON))
+		ksm_die("MADV_HWPOISON said %ld and left the page unmarked", ret);
+}
+
+FIXTURE_TEARDOWN(poison)
+{
+	for (int i = 0; i < 4; i++)
+		if (self->c[i].pid > 0)
+			ksm_kill(&self->c[i]);
+	ksm_finish(&self->k);
+}
+
+TEST_F(poison, nobody_else_gets_it)
+{
+	for (int i = 2; i < 4; i++) {
+		ksm_call(&self->c[i], ksm_fn_fill, self->mem, N, self->seed);
+		self->area[i] = ksm_call(&self->c[i], ksm_fn_area_register, self->k.dev, self->mem,
+					 N);
+		ksm_merge_all(&self->k);
+		EXPECT_NE(ksm_pfn(self->c[i].pid, self->mem), self->bad);
+		EXPECT_EQ(told_flag(self->c[i].pid, self->mem, N, KPF_BIT_HWPOISON), 0);
+	}
+	ksm_merge_all(&self->k);
+	/* The two have one healthy page for it, and share the rest with the first two. */
+	EXPECT_EQ(ksm_same_frames(self->c[2].pid, self->mem, self->c[3].pid, self->mem, N), N);
+	EXPECT_EQ(ksm_same_frames(self->c[0].pid, self->mem, self->c[2].pid, self->mem, N), N - 1);
+	for (int i = 2; i < 4; i++)
+		EXPECT_EQ(ksm_call(&self->c[i], ksm_fn_wrong, self->mem, N, self->seed), 0);
+	/* When all are gone, so are the pages; the bad one is the kernel's to keep. */
+	for (int i = 0; i < 4; i++)
+		ksm_kill(&self->c[i]);
+	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
+	EXPECT_TRUE(ksm_wait_stat("pages_shared", 0));
+}
+
+/* The same by a call that merges at once, and by a process that asks for the page alone. */
+TEST_F(poison, merge_range)
+{
+	int area = ksm_area(&self->k);
+	uint64_t merged;
+
+	ksm_fill(self->mem, N, self->seed);
+	ASSERT_EQ(ksm_register(area, self->mem, N), 0);
+	ASSERT_EQ(ksm_merge_range(area, self->mem, N, &merged), 0);
+	EXPECT_EQ(merged, N - 1);
+	EXPECT_NE(ksm_pfn(0, self->mem), self->bad);
+	EXPECT_EQ(told_flag(0, self->mem, N, KPF_BIT_HWPOISON), 0);
+	EXPECT_EQ(ksm_wrong(self->mem, N, self->seed), 0);
+	close(area);
+}
+
+/* One process leaves: the page that is left with one mapper is not copied for it. */
+TEST_F(poison, not_copied)
+{
+	ksm_kill(&self->c[1]);
+	ksm_merge_all(&self->k);
+	ksm_merge_all(&self->k);
+	EXPECT_TRUE(ksm_pfn(self->c[0].pid, self->mem) == self->bad ||
+		    ksm_pfn(self->c[0].pid, self->mem) == 0);
+	/* The others are. */
+	EXPECT_TRUE(ksm_wait_stat("pages_shared", 0));
+	EXPECT_EQ(told_flag(self->c[0].pid, ksm_page(self->mem, 1), N - 1, KPF_BIT_ANON), N - 1);
+	ksm_kill(&self->c[0]);
+	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
+}
+
+/* Everything is asked back: what can be given back is. */
+TEST_F(poison, unmerge)
+{
+	uint64_t before[N];
+
+	ksm_pfns(self->c[0].pid, self->mem, N, before);
+	ksm_call(&self->c[0], fn_unmerge, self->area[0], 0, 0);
+	EXPECT_EQ(ksm_moved(self->c[0].pid, ksm_page(self->mem, 1), N - 1, before + 1), N - 1);
+	EXPECT_EQ(ksm_same_frames(self->c[0].pid, ksm_page(self->mem, 1), self->c[1].pid,
+				  ksm_page(self->mem, 1), N - 1), 0);
+	ksm_kill(&self->c[0]);
+	ksm_kill(&self->c[1]);
+	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
+}
+
+/* A page of the process's own fails while it is registered, as a candidate and before. */
+TEST_F(device, own_page)
+{
+	char *a = ksm_mmap(N), *b = ksm_mmap(N);
+
+	signal(SIGBUS, told);
+	ksm_fill(a, N, 2);
+	ASSERT_EQ(ksm_register(self->area, a, N), 0);
+	ksm_passes(&self->k, 3);
+	ASSERT_EQ(madvise(a, PGSZ, MADV_HWPOISON), 0);
+	ksm_fill(b, N, 2);
+	ASSERT_EQ(ksm_register(self->area, b, N), 0);
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(ksm_same_frames(0, a, 0, b, N), N - 1);
+	EXPECT_EQ(ksm_wrong(b, N, 2), 0);
+	EXPECT_FALSE(can_read(a));
+	EXPECT_TRUE(can_read(ksm_page(a, 1)));
+	EXPECT_EQ(told_flag(0, b, N, KPF_BIT_HWPOISON), 0);
+	ksm_unmerge(self->area);
+	EXPECT_EQ(ksm_same_frames(0, a, 0, b, N), 0);
+	EXPECT_FALSE(can_read(a));
+	EXPECT_EQ(ksm_wrong(b, N, 2), 0);
+}
+
+/* The kernel is asked to move away from a page that may fail soon. */
+TEST_F(device, soft_offline)
+{
+	char *a = ksm_mmap(N), *b = ksm_mmap(N);
+
+	ksm_fill(a, N, 3);
+	ksm_fill(b, N, 3);
+	ASSERT_EQ(ksm_register(self->area, a, N), 0);
+	ASSERT_EQ(ksm_register(self->area, b, N), 0);
+	ksm_merge_all(&self->k);
+	ASSERT_EQ(ksm_same_frames(0, a, 0, b, N), N);
+	/* A shared page cannot be moved; that must be all that it means. */
+	if (madvise(a, N * PGSZ, MADV_SOFT_OFFLINE))
+		TH_LOG("MADV_SOFT_OFFLINE: %s", strerror(errno));
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(ksm_wrong(a, N, 3), 0);
+	EXPECT_EQ(ksm_wrong(b, N, 3), 0);
+	EXPECT_EQ(told_flag(0, a, N, KPF_BIT_HWPOISON), 0);
+	ksm_fill(a, N, 4);
+	EXPECT_EQ(ksm_wrong(a, N, 4), 0);
+	EXPECT_EQ(ksm_wrong(b, N, 3), 0);
+}
+
+TEST_HARNESS_MAIN
