@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * region.c - areas, regions and chunks: what is registered
+ * region.c - areas and regions: what is registered
  *
  * See region.h for the structures and the locks. All regions of all areas are in
  * one tree, ordered by mm and address. That order answers the question whether a
@@ -10,6 +10,7 @@
  */
 #include <linux/module.h>
 #include <linux/slab.h>
+#include <linux/workqueue.h>
 
 #include "../include/charge.h"
 #include "../include/engine.h"
@@ -24,10 +25,6 @@ MODULE_PARM_DESC(regions_per_area, "how many regions one area may hold");
 static DEFINE_MUTEX(regions_lock);
 static struct rb_root regions = RB_ROOT;
 static LIST_HEAD(areas);
-static atomic_long_t nr_chunks = ATOMIC_LONG_INIT(0);
-
-/* All chunks by id, for the index. */
-static DEFINE_XARRAY_ALLOC1(chunks);
 
 /* Where the next scan goes on, and how often it came past the end. */
 static struct {
@@ -49,6 +46,12 @@ static int compare(struct mm_struct *mm_a, unsigned long addr_a,
 	return 0;
 }
 
+/*
+ * A region is in two trees of the same order: that of all regions, and its area's.
+ */
+#define in_tree(at) rb_entry(at, struct region, node)
+#define in_area(at) rb_entry(at, struct region, in_area)
+
 /* The first region that ends behind a position. */
 static struct region *region_behind(struct mm_struct *mm, unsigned long addr)
 {
@@ -57,7 +60,7 @@ static struct region *region_behind(struct mm_struct *mm, unsigned long addr)
 
 	lockdep_assert_held(&regions_lock);
 	while (node) {
-		struct region *region = rb_entry(node, struct region, node);
+		struct region *region = in_tree(node);
 
 		if (compare(region->mm, region->end, mm, addr) > 0) {
 			best = region;
@@ -69,22 +72,19 @@ static struct region *region_behind(struct mm_struct *mm, unsigned long addr)
 	return best;
 }
 
-static void region_insert(struct region *region)
+static bool less(const struct region *a, const struct region *b)
 {
-	struct rb_node **link = &regions.rb_node, *parent = NULL;
+	return compare(a->mm, a->start, b->mm, b->start) < 0;
+}
 
-	lockdep_assert_held(&regions_lock);
-	while (*link) {
-		struct region *other = rb_entry(*link, struct region, node);
+static bool less_in_tree(struct rb_node *a, const struct rb_node *b)
+{
+	return less(in_tree(a), in_tree(b));
+}
 
-		parent = *link;
-		if (compare(region->mm, region->start, other->mm, other->start) < 0)
-			link = &parent->rb_left;
-		else
-			link = &parent->rb_right;
-	}
-	rb_link_node(&region->node, parent, link);
-	rb_insert_color(&region->node, &regions);
+static bool less_in_area(struct rb_node *a, const struct rb_node *b)
+{
+	return less(in_area(a), in_area(b));
 }
 
 static void area_free(struct kref *ref)
@@ -126,260 +126,6 @@ void region_put(struct region *region)
 	kref_put(&region->ref, region_free);
 }
 
-static void chunk_free(struct kref *ref)
-{
-	struct chunk *chunk = container_of(ref, struct chunk, ref);
-
-	atomic_long_sub(sizeof(*chunk), &chunk->region->area->counters.metadata);
-	region_put(chunk->region);
-	mutex_destroy(&chunk->lock);
-	/* chunk_by_id() may be looking at the reference count. */
-	kfree_rcu(chunk, rcu);
-}
-
-/**
- * chunk_put() - drop a reference to a chunk
- * @chunk: the chunk
- *
- * Context: Process; @chunk->lock not held.
- */
-void chunk_put(struct chunk *chunk)
-{
-	kref_put(&chunk->ref, chunk_free);
-}
-
-/**
- * chunk_lookup() - the chunk of a region that covers an address
- * @region: the region
- * @addr: the address
- *
- * Context: Any.
- * Return: the chunk with a reference, or NULL if no page was seen there yet.
- */
-struct chunk *chunk_lookup(struct region *region, unsigned long addr)
-{
-	struct chunk *chunk;
-
-	rcu_read_lock();
-	chunk = xa_load(&region->chunks, addr >> CHUNK_SHIFT);
-	if (chunk && !kref_get_unless_zero(&chunk->ref))
-		chunk = NULL;
-	rcu_read_unlock();
-	return chunk;
-}
-
-/**
- * chunk_by_id() - the chunk with a number
- * @id: slot number / CHUNK_SLOTS
- *
- * Context: Any.
- * Return: the chunk with a reference, or NULL if it is gone.
- */
-struct chunk *chunk_by_id(u32 id)
-{
-	struct chunk *chunk;
-
-	rcu_read_lock();
-	chunk = xa_load(&chunks, id);
-	if (chunk && !kref_get_unless_zero(&chunk->ref))
-		chunk = NULL;
-	rcu_read_unlock();
-	return chunk;
-}
-
-/**
- * chunk_of_linked_slot() - the chunk with a number, while the index pins it
- * @id: slot number / CHUNK_SLOTS
- *
- * Context: The lock of a bucket that holds one of the chunk's slots is held.
- * Return: the chunk.
- */
-struct chunk *chunk_of_linked_slot(u32 id)
-{
-	return xa_load(&chunks, id);
-}
-
-/* What is kept of each page. */
-#define SEEN_BYTES	(CHUNK_SLOTS * sizeof(u16))
-#define SLOTS_BYTES	(PAGE_SIZE + SEEN_BYTES)
-
-static struct chunk *chunk_alloc(struct region *region, unsigned long addr)
-{
-	struct chunk *chunk = kzalloc(sizeof(*chunk), GFP_TENANT);
-
-	if (!chunk)
-		return NULL;
-	chunk->slots = (struct slot *)get_zeroed_page(GFP_TENANT);
-	if (!chunk->slots)
-		goto err_slots;
-	chunk->seen = kzalloc(SEEN_BYTES, GFP_TENANT);
-	if (!chunk->seen)
-		goto err_seen;
-	if (xa_alloc(&chunks, &chunk->id, chunk, XA_LIMIT(1, CHUNK_MAX_ID), GFP_TENANT))
-		goto err_id;
-	kref_init(&chunk->ref);
-	mutex_init(&chunk->lock);
-	chunk->addr = addr & ~(CHUNK_SIZE - 1);
-	chunk->region = region;
-	region_get(region);
-	atomic_long_add(sizeof(*chunk) + SLOTS_BYTES, &region->area->counters.metadata);
-	return chunk;
-
-err_id:
-	kfree(chunk->seen);
-err_seen:
-	free_page((unsigned long)chunk->slots);
-err_slots:
-	kfree(chunk);
-	return NULL;
-}
-
-/* Forget all that is known of a chunk's pages; the chunk itself goes later. */
-static void chunk_empty(struct chunk *chunk)
-{
-	unsigned int i;
-
-	mutex_lock(&chunk->lock);
-	for (i = 0; i < CHUNK_SLOTS; i++)
-		chunk_set(chunk, i, SLOT_NONE, 0);
-	free_page((unsigned long)chunk->slots);
-	kfree(chunk->seen);
-	chunk->slots = NULL;
-	chunk->seen = NULL;
-	mutex_unlock(&chunk->lock);
-	atomic_long_sub(SLOTS_BYTES, &chunk->region->area->counters.metadata);
-	xa_erase(&chunks, chunk->id);
-	atomic_long_dec(&nr_chunks);
-}
-
-/**
- * chunk_create() - add the chunk of a region that covers an address
- * @region: the region
- * @addr: the address
- *
- * Context: May sleep for memory. The mm's users are held.
- * Return: the chunk with a reference; NULL if there is no memory, the cgroup's
- * limit is reached, or the region is dead.
- */
-struct chunk *chunk_create(struct region *region, unsigned long addr)
-{
-	struct chunk *chunk = NULL, *raced = NULL;
-	struct charge charge;
-	int err = -ENOMEM;
-
-	charge_begin(&charge, region->mm);
-	/* First, so that there are never more slots than the index is made for. */
-	if (!index_resize((atomic_long_read(&nr_chunks) + 1) * CHUNK_SLOTS))
-		chunk = chunk_alloc(region, addr);
-	if (!chunk)
-		goto out;
-
-	/*
-	 * Counted and referenced before it can be found: another scan, or a removal,
-	 * may empty it as soon as it is.
-	 */
-	atomic_long_inc(&nr_chunks);
-	kref_get(&chunk->ref);
-	mutex_lock(&regions_lock);
-	if (!region->dead) {
-		raced = chunk_lookup(region, addr);
-		err = raced ? -EEXIST : xa_err(xa_store(&region->chunks, addr >> CHUNK_SHIFT,
-							chunk, GFP_TENANT));
-	}
-	mutex_unlock(&regions_lock);
-
-	if (err) {
-		chunk_empty(chunk);
-		chunk_put(chunk);
-		chunk_put(chunk);
-		chunk = raced;
-	}
-out:
-	charge_end(&charge);
-	return chunk;
-}
-
-static void count_state(struct chunk *chunk, enum slot_state from, enum slot_state to)
-{
-	atomic_long_t *counters = chunk->region->area->counters.slots;
-
-	if (from != to) {
-		atomic_long_dec(&counters[from]);
-		atomic_long_inc(&counters[to]);
-	}
-}
-
-/**
- * chunk_set() - record what was found at a page
- * @chunk: the chunk
- * @nr: which slot
- * @state: what was found
- * @fingerprint: of the contents, for SLOT_VOLATILE and SLOT_UNSHARED
- *
- * Keeps the index of candidates and the counters in step.
- *
- * Context: @chunk->lock held.
- */
-void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint)
-{
-	struct slot *slot = &chunk->slots[nr];
-
-	lockdep_assert_held(&chunk->lock);
-	if (slot->state == state && slot->fingerprint == fingerprint)
-		return;
-	if (slot->state == SLOT_UNSHARED)
-		index_remove(chunk, nr);
-	if (slot->state == SLOT_SHARED && state != SLOT_SHARED)
-		shared_lost_mapper();
-	if (slot->fingerprint != fingerprint)
-		slot->vote = false;
-	count_state(chunk, slot->state, state);
-	slot->state = state;
-	slot->fingerprint = fingerprint;
-	if (state == SLOT_UNSHARED)
-		index_insert(chunk, nr);
-}
-
-/**
- * chunk_remap() - record that we have mapped another page
- * @chunk: the chunk
- * @nr: which slot
- * @state: SLOT_SHARED, SLOT_ZERO, or SLOT_NONE for a private copy
- *
- * What was seen of the old page's pte says nothing about the new one, and a frame
- * number may have the same tag by chance.
- *
- * Context: @chunk->lock held.
- */
-void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state)
-{
-	chunk_set(chunk, nr, state, 0);
-	/* Something is there, of which nothing more is known. */
-	chunk->seen[nr] = state == SLOT_NONE ? 0 : KSMDEV_SEEN_PRESENT;
-}
-
-/**
- * chunk_candidates() - find candidates for a slot's page, or make it one
- * @chunk: the chunk
- * @nr: which slot, in SLOT_VOLATILE or SLOT_UNSHARED
- * @found: room for INDEX_TRIES; set to the numbers of slots with its fingerprint
- *
- * Context: @chunk->lock held.
- * Return: how many there are; if none, the slot is in SLOT_UNSHARED now.
- */
-unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found)
-{
-	struct slot *slot = &chunk->slots[nr];
-	unsigned int n = index_find(chunk, nr, slot->state != SLOT_UNSHARED, found);
-
-	lockdep_assert_held(&chunk->lock);
-	if (!n) {
-		count_state(chunk, slot->state, SLOT_UNSHARED);
-		slot->state = SLOT_UNSHARED;
-	}
-	return n;
-}
-
 /**
  * ksmdev_area_create() - create an area without regions
  *
@@ -393,7 +139,7 @@ struct ksmdev_area *ksmdev_area_create(void)
 	if (!area)
 		return NULL;
 	kref_init(&area->ref);
-	INIT_LIST_HEAD(&area->regions);
+	area->regions = RB_ROOT;
 	atomic_long_set(&area->counters.metadata, sizeof(*area));
 	mutex_lock(&regions_lock);
 	list_add_tail(&area->node, &areas);
@@ -402,17 +148,17 @@ struct ksmdev_area *ksmdev_area_create(void)
 }
 
 /*
- * Take a region out of the tree and its area: from here on nobody finds it.
- * Return: false if somebody else already did.
+ * Take a region out of the trees, from where on nobody finds it, unless somebody else
+ * already did; @gone gets it.
  */
-static bool region_unlink(struct region *region)
+static void region_unlink(struct region *region, struct list_head *gone)
 {
 	lockdep_assert_held(&regions_lock);
 	if (region->dead)
-		return false;
-	region->dead = true;
+		return;
+	WRITE_ONCE(region->dead, true);
 	rb_erase(&region->node, &regions);
-	list_del(&region->in_area);
+	rb_erase(&region->in_area, &region->area->regions);
 	region->area->nr_regions--;
 	region->area->pages -= (region->end - region->start) >> PAGE_SHIFT;
 	/* Who registers next begins a pass, and does not end one that saw nothing. */
@@ -420,44 +166,100 @@ static bool region_unlink(struct region *region)
 		cursor.mm = NULL;
 		cursor.addr = 0;
 	}
-	return true;
+	list_add_tail(&region->gone, gone);
+}
+
+/* How long whoever unlinked regions empties them; a work item does the rest. */
+#define EMPTY_NS	(10 * NSEC_PER_MSEC)
+
+/* How long who wants to see that done waits for it. */
+#define SETTLE_TIME	(HZ / 10)
+
+/* Regions that wait for the work item, and how many it has not done with. */
+static LIST_HEAD(unlinked);
+static DEFINE_SPINLOCK(unlinked_lock);
+static unsigned int nr_unlinked;
+static DECLARE_WAIT_QUEUE_HEAD(unlinked_wait);
+
+/*
+ * Free what unlinked regions hold, and the trees' references, in order. Those that are
+ * not empty when the time is up stay in the list.
+ * Return: how many do not.
+ */
+static unsigned int empty_list(struct list_head *list, ktime_t until)
+{
+	struct region *region, *next;
+	unsigned int done = 0;
+
+	list_for_each_entry_safe(region, next, list, gone) {
+		if (region_forget(region, 0, ULONG_MAX, until) != ULONG_MAX)
+			break;
+		list_del(&region->gone);
+		region_put(region);
+		done++;
+	}
+	chunks_resize_index();
+	shared_prune_soon();
+	return done;
+}
+
+static void empty_unlinked(struct work_struct *work)
+{
+	unsigned int done;
+	LIST_HEAD(list);
+
+	spin_lock(&unlinked_lock);
+	list_splice_init(&unlinked, &list);
+	spin_unlock(&unlinked_lock);
+	done = empty_list(&list, KTIME_MAX);
+	spin_lock(&unlinked_lock);
+	WRITE_ONCE(nr_unlinked, nr_unlinked - done);
+	spin_unlock(&unlinked_lock);
+	wake_up_all(&unlinked_wait);
+}
+
+static DECLARE_WORK(unlinked_work, empty_unlinked);
+
+/*
+ * Empty regions that were unlinked just now. A terabyte has half a million chunks: who
+ * closes an area, or is killed, or scans, does not wait for all of them.
+ */
+static void empty_regions(struct list_head *list)
+{
+	if (list_empty(list))
+		return;
+	/* They were marked dead before their chunks are looked for: chunk_publish(). */
+	smp_mb();
+	empty_list(list, ktime_add_ns(ktime_get(), EMPTY_NS));
+	if (list_empty(list))
+		return;
+	spin_lock(&unlinked_lock);
+	WRITE_ONCE(nr_unlinked, nr_unlinked + list_count_nodes(list));
+	list_splice_tail(list, &unlinked);
+	spin_unlock(&unlinked_lock);
+	queue_work(system_unbound_wq, &unlinked_work);
 }
 
 /**
- * region_forget() - free the chunks that lie wholly in a range
- * @region: the region
- * @start: first address
- * @end: last address plus one
+ * regions_settle() - wait a moment until what was removed is freed
  *
- * Context: Process; no chunk's lock held. Waits for scans to leave the chunks.
+ * For who counts what there is. Large regions may take longer.
+ *
+ * Context: Process. Ends early on a fatal signal.
  */
-void region_forget(struct region *region, unsigned long start, unsigned long end)
+void regions_settle(void)
 {
-	struct chunk *chunk;
-	unsigned long index;
-
-	start = round_up(start, CHUNK_SIZE) >> CHUNK_SHIFT;
-	end = end >> CHUNK_SHIFT;
-	if (start >= end)
-		return;
-	xa_for_each_range(&region->chunks, index, chunk, start, end - 1) {
-		chunk = xa_erase(&region->chunks, index);
-		/* Or somebody else was faster. */
-		if (chunk) {
-			chunk_empty(chunk);
-			chunk_put(chunk);
-		}
-		cond_resched();
-	}
+	wait_event_killable_timeout(unlinked_wait, !READ_ONCE(nr_unlinked), SETTLE_TIME);
 }
 
-/* Free what an unlinked region holds, and the tree's reference. */
-static void region_empty(struct region *region)
+/**
+ * ksmdev_areas_exit() - wait until what was removed is freed
+ *
+ * Context: Module exit; nothing is registered any more.
+ */
+void ksmdev_areas_exit(void)
 {
-	region_forget(region, 0, ULONG_MAX);
-	index_resize(atomic_long_read(&nr_chunks) * CHUNK_SLOTS);
-	region_put(region);
-	shared_prune_soon();
+	flush_work(&unlinked_work);
 }
 
 /**
@@ -468,13 +270,12 @@ static void region_empty(struct region *region)
  */
 void region_bury(struct region *region)
 {
-	bool mine;
+	LIST_HEAD(dead);
 
 	mutex_lock(&regions_lock);
-	mine = region_unlink(region);
+	region_unlink(region, &dead);
 	mutex_unlock(&regions_lock);
-	if (mine)
-		region_empty(region);
+	empty_regions(&dead);
 }
 
 /**
@@ -486,45 +287,42 @@ void region_bury(struct region *region)
  */
 void regions_bury_dead(void)
 {
-	struct region *region, *next;
-	struct ksmdev_area *area;
+	struct rb_node *node, *next;
 	LIST_HEAD(dead);
 
 	mutex_lock(&regions_lock);
-	list_for_each_entry(area, &areas, node) {
-		list_for_each_entry_safe(region, next, &area->regions, in_area) {
-			if (atomic_read(&region->mm->mm_users))
-				continue;
-			region_unlink(region);
-			list_add(&region->in_area, &dead);
-		}
+	for (node = rb_first(&regions); node; node = next) {
+		struct region *region = in_tree(node);
+
+		next = rb_next(node);
+		if (!atomic_read(&region->mm->mm_users))
+			region_unlink(region, &dead);
 	}
 	mutex_unlock(&regions_lock);
-	list_for_each_entry_safe(region, next, &dead, in_area)
-		region_empty(region);
+	empty_regions(&dead);
 }
 
 /**
  * ksmdev_area_remove_all() - drop all registrations of an area
  * @area: the area
  *
- * Merged pages stay merged until they are written to.
+ * Merged pages stay merged until they are written to. A scan that is in the middle of a
+ * piece may finish it.
  *
- * Context: Process. Waits for scans to leave the area's chunks.
+ * Context: Process.
  */
 void ksmdev_area_remove_all(struct ksmdev_area *area)
 {
-	struct region *region, *next;
+	struct rb_node *node, *next;
 	LIST_HEAD(removed);
 
 	mutex_lock(&regions_lock);
-	list_for_each_entry_safe(region, next, &area->regions, in_area) {
-		region_unlink(region);
-		list_add(&region->in_area, &removed);
+	for (node = rb_first(&area->regions); node; node = next) {
+		next = rb_next(node);
+		region_unlink(in_area(node), &removed);
 	}
 	mutex_unlock(&regions_lock);
-	list_for_each_entry_safe(region, next, &removed, in_area)
-		region_empty(region);
+	empty_regions(&removed);
 }
 
 /**
@@ -567,8 +365,8 @@ static int area_add(struct ksmdev_area *area, struct region *region)
 	if (!err) {
 		kref_get(&area->ref);
 		mmgrab(region->mm);
-		region_insert(region);
-		list_add_tail(&region->in_area, &area->regions);
+		rb_add(&region->node, &regions, less_in_tree);
+		rb_add(&region->in_area, &area->regions, less_in_area);
 		area->nr_regions++;
 		area->pages += (region->end - region->start) >> PAGE_SHIFT;
 		atomic_long_add(sizeof(*region), &area->counters.metadata);
@@ -633,14 +431,19 @@ int ksmdev_area_register(struct ksmdev_area *area, u64 addr, u64 npages)
  */
 struct region *area_next_region(struct ksmdev_area *area, struct region *region)
 {
-	struct region *other, *next = NULL;
+	struct region *next = NULL;
+	struct rb_node *node;
 
 	mutex_lock(&regions_lock);
-	list_for_each_entry(other, &area->regions, in_area) {
-		if (region && compare(other->mm, other->start, region->mm, region->start) <= 0)
-			continue;
-		if (!next || compare(other->mm, other->start, next->mm, next->start) < 0)
+	for (node = area->regions.rb_node; node; ) {
+		struct region *other = in_area(node);
+
+		if (!region || compare(other->mm, other->start, region->mm, region->start) > 0) {
 			next = other;
+			node = node->rb_left;
+		} else {
+			node = node->rb_right;
+		}
 	}
 	if (next)
 		region_get(next);

@@ -33,6 +33,9 @@ static atomic_t want_drain = ATOMIC_INIT(0);
 /* In this pass, see how many mappers each shared page has. */
 static bool pass_looks_at_shared;
 
+/* How long to free what was known of a hole, in one piece of work. */
+#define FORGET_NS (10 * NSEC_PER_MSEC)
+
 /* How a piece of work ended. */
 enum piece_result {
 	PIECE_DONE,
@@ -195,8 +198,10 @@ out_put:
 	if (chunk)
 		chunk_put(chunk);
 	if (!vma && stop > end) {
-		region_forget(region, end, stop);
-		regions_skip_to(region, end, stop);
+		/* The next piece begins where there was no time left to forget more. */
+		ktime_t until = ktime_add_ns(ktime_get(), FORGET_NS);
+
+		regions_skip_to(region, end, region_forget(region, end, stop, until));
 	}
 	return stop;
 }

@@ -21,15 +21,21 @@ static long profit(long saved_pages, long metadata)
 	return saved_pages * (long)PAGE_SIZE - metadata;
 }
 
-static void read_totals(struct ksmdev_totals *totals)
+static void bury_dead(void)
 {
 	regions_bury_dead();
+	regions_settle();
+}
+
+static void read_totals(struct ksmdev_totals *totals)
+{
+	bury_dead();
 	regions_totals(totals);
 }
 
 static void read_shared(struct shared_totals *totals)
 {
-	regions_bury_dead();
+	bury_dead();
 	shared_totals(totals);
 }
 
@@ -264,7 +270,7 @@ void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area)
 	long zero = atomic_long_read(&c->slots[SLOT_ZERO]);
 	long metadata = atomic_long_read(&c->metadata);
 
-	regions_bury_dead();
+	bury_dead();
 	while ((region = area_next_region(area, region))) {
 		nr_regions++;
 		pages += (region->end - region->start) >> PAGE_SHIFT;

@@ -19,6 +19,7 @@ struct ksmdev_area *ksmdev_area_create(void);
 void ksmdev_area_release(struct ksmdev_area *area);
 int ksmdev_area_register(struct ksmdev_area *area, u64 addr, u64 npages);
 void ksmdev_area_remove_all(struct ksmdev_area *area);
+void ksmdev_areas_exit(void);
 /* engine/unmerge.c */
 int ksmdev_area_unmerge(struct ksmdev_area *area);
 

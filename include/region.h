@@ -8,18 +8,20 @@
  * and nothing here follows that; the scan looks again each time.
  *
  * Locks, outermost first:
- *	regions_lock	the tree of regions, the areas' lists, the cursor
+ *	regions_lock	the trees of regions, the cursor
  *	chunk->lock	a chunk's slots; a scan holds it for one unit of work and
  *			only tries to get a second one
  *	mmap lock	with a chunk's lock held only ever tried, and never two at once
  *	index bucket	leaf
- * A region that left the tree is dead: its chunks are emptied under their locks
- * and the struct stays until the last scan that holds a reference lets go.
+ * A region that left the trees is dead: its chunks are emptied under their locks, the
+ * first at once and the rest by a work item, and the struct stays until the last scan that
+ * holds a reference lets go.
  */
 #ifndef KSMDEV_REGION_H
 #define KSMDEV_REGION_H
 
 #include <linux/kref.h>
+#include <linux/ktime.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/rbtree.h>
@@ -86,7 +88,7 @@ struct ksmdev_counters {
  * struct ksmdev_area - a shared memory area: one fd's registrations
  * @ref: one of the fd, one of each region
  * @node: in the list of all areas
- * @regions: the area's regions
+ * @regions: the area's regions, by mm and address
  * @nr_regions: how many
  * @pages: their length together
  * @counters: for statistics
@@ -94,7 +96,7 @@ struct ksmdev_counters {
 struct ksmdev_area {
 	struct kref ref;
 	struct list_head node;
-	struct list_head regions;
+	struct rb_root regions;
 	unsigned int nr_regions;
 	unsigned long pages;
 	struct ksmdev_counters counters;
@@ -104,18 +106,20 @@ struct ksmdev_area {
  * struct region - a registered address range
  * @ref: one while it is in the tree, one of each chunk, one of each user
  * @node: in the tree of all regions, by mm and address
- * @in_area: in its area's list
+ * @in_area: in its area's tree
+ * @gone: once it left the trees: in a list of those that are to be emptied
  * @area: the area
  * @mm: the address space; its mm_count is held, never its mm_users
  * @start: first address
  * @end: last address plus one
- * @dead: it left the tree
+ * @dead: it left the trees
  * @chunks: those of its chunks in which a page was seen, by address
  */
 struct region {
 	struct kref ref;
 	struct rb_node node;
-	struct list_head in_area;
+	struct rb_node in_area;
+	struct list_head gone;
 	struct ksmdev_area *area;
 	struct mm_struct *mm;
 	unsigned long start;
@@ -168,9 +172,12 @@ struct region *regions_claim(unsigned long budget, unsigned long *start, unsigne
 			     bool *new_pass);
 struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, unsigned long addr);
 void regions_skip_to(struct region *region, unsigned long from, unsigned long to);
-void region_forget(struct region *region, unsigned long start, unsigned long end);
+unsigned long region_forget(struct region *region, unsigned long start, unsigned long end,
+			    ktime_t until);
+void chunks_resize_index(void);
 void region_bury(struct region *region);
 void regions_bury_dead(void);
+void regions_settle(void);
 
 /**
  * struct ksmdev_totals - sums over all areas

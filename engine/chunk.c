@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * chunk.c - chunks and slots: what is known of each page
+ *
+ * See region.h for the structures and the locks. A chunk is made by the first scan
+ * that finds a page table there, and emptied when the page table or the region is gone.
+ * It can be found by address, through its region, and by number, through what the index of
+ * candidates knows; it is complete before it can be found in either way.
+ */
+#include <linux/slab.h>
+
+#include "../include/charge.h"
+#include "../include/index.h"
+#include "../include/mm.h"
+#include "../include/region.h"
+
+static atomic_long_t nr_chunks = ATOMIC_LONG_INIT(0);
+
+/* All chunks by id, for the index. */
+static DEFINE_XARRAY_ALLOC1(chunks);
+
+static void chunk_free(struct kref *ref)
+{
+	struct chunk *chunk = container_of(ref, struct chunk, ref);
+
+	atomic_long_sub(sizeof(*chunk), &chunk->region->area->counters.metadata);
+	region_put(chunk->region);
+	mutex_destroy(&chunk->lock);
+	/* chunk_by_id() may be looking at the reference count. */
+	kfree_rcu(chunk, rcu);
+}
+
+/**
+ * chunk_put() - drop a reference to a chunk
+ * @chunk: the chunk
+ *
+ * Context: Process; @chunk->lock not held.
+ */
+void chunk_put(struct chunk *chunk)
+{
+	kref_put(&chunk->ref, chunk_free);
+}
+
+/**
+ * chunk_lookup() - the chunk of a region that covers an address
+ * @region: the region
+ * @addr: the address
+ *
+ * Context: Any.
+ * Return: the chunk with a reference, or NULL if no page was seen there yet.
+ */
+struct chunk *chunk_lookup(struct region *region, unsigned long addr)
+{
+	struct chunk *chunk;
+
+	rcu_read_lock();
+	chunk = xa_load(&region->chunks, addr >> CHUNK_SHIFT);
+	if (chunk && !kref_get_unless_zero(&chunk->ref))
+		chunk = NULL;
+	rcu_read_unlock();
+	return chunk;
+}
+
+/**
+ * chunk_by_id() - the chunk with a number
+ * @id: slot number / CHUNK_SLOTS
+ *
+ * Context: Any.
+ * Return: the chunk with a reference, or NULL if it is gone.
+ */
+struct chunk *chunk_by_id(u32 id)
+{
+	struct chunk *chunk;
+
+	rcu_read_lock();
+	chunk = xa_load(&chunks, id);
+	if (chunk && !kref_get_unless_zero(&chunk->ref))
+		chunk = NULL;
+	rcu_read_unlock();
+	/* What was removed is not merged any more, though it may take time to forget it. */
+	if (chunk && READ_ONCE(chunk->region->dead)) {
+		chunk_put(chunk);
+		chunk = NULL;
+	}
+	return chunk;
+}
+
+/**
+ * chunk_of_linked_slot() - the chunk with a number, while the index pins it
+ * @id: slot number / CHUNK_SLOTS
+ *
+ * Context: The lock of a bucket that holds one of the chunk's slots is held.
+ * Return: the chunk.
+ */
+struct chunk *chunk_of_linked_slot(u32 id)
+{
+	return xa_load(&chunks, id);
+}
+
+/* What is kept of each page. */
+#define SEEN_BYTES	(CHUNK_SLOTS * sizeof(u16))
+#define SLOTS_BYTES	(PAGE_SIZE + SEEN_BYTES)
+
+static struct chunk *chunk_alloc(struct region *region, unsigned long addr)
+{
+	struct chunk *chunk = kzalloc(sizeof(*chunk), GFP_TENANT);
+
+	if (!chunk)
+		return NULL;
+	chunk->slots = (struct slot *)get_zeroed_page(GFP_TENANT);
+	if (!chunk->slots)
+		goto err_slots;
+	chunk->seen = kzalloc(SEEN_BYTES, GFP_TENANT);
+	if (!chunk->seen)
+		goto err_seen;
+	kref_init(&chunk->ref);
+	mutex_init(&chunk->lock);
+	chunk->addr = addr & ~(CHUNK_SIZE - 1);
+	chunk->region = region;
+	region_get(region);
+	/*
+	 * Last: from here on it can be found by its number, which a chunk that is gone may
+	 * have had, and somebody still asks for that.
+	 */
+	if (xa_alloc(&chunks, &chunk->id, chunk, XA_LIMIT(1, CHUNK_MAX_ID), GFP_TENANT))
+		goto err_id;
+	atomic_long_add(sizeof(*chunk) + SLOTS_BYTES, &region->area->counters.metadata);
+	return chunk;
+
+err_id:
+	region_put(region);
+	mutex_destroy(&chunk->lock);
+	kfree(chunk->seen);
+err_seen:
+	free_page((unsigned long)chunk->slots);
+err_slots:
+	kfree(chunk);
+	return NULL;
+}
+
+/* Forget all that is known of a chunk's pages; the chunk itself goes later. */
+static void chunk_empty(struct chunk *chunk)
+{
+	unsigned int i;
+
+	mutex_lock(&chunk->lock);
+	for (i = 0; i < CHUNK_SLOTS; i++)
+		chunk_set(chunk, i, SLOT_NONE, 0);
+	free_page((unsigned long)chunk->slots);
+	kfree(chunk->seen);
+	chunk->slots = NULL;
+	chunk->seen = NULL;
+	mutex_unlock(&chunk->lock);
+	atomic_long_sub(SLOTS_BYTES, &chunk->region->area->counters.metadata);
+	xa_erase(&chunks, chunk->id);
+	atomic_long_dec(&nr_chunks);
+}
+
+/*
+ * Let a chunk be found by its address. Whoever marks the region dead looks for chunks
+ * after that, and we look at the mark after this: one of the two sees the other.
+ */
+static int chunk_publish(struct region *region, struct chunk *chunk)
+{
+	unsigned long index = chunk->addr >> CHUNK_SHIFT;
+	struct chunk *other = xa_cmpxchg(&region->chunks, index, NULL, chunk, GFP_TENANT);
+
+	if (other)
+		return xa_is_err(other) ? xa_err(other) : -EEXIST;
+	smp_mb();
+	if (!READ_ONCE(region->dead))
+		return 0;
+	/* If it is no longer there, somebody else empties it. */
+	return xa_cmpxchg(&region->chunks, index, chunk, NULL, 0) == chunk ? -ENOENT : 0;
+}
+
+/**
+ * chunk_create() - add the chunk of a region that covers an address
+ * @region: the region
+ * @addr: the address
+ *
+ * Context: May sleep for memory. The mm's users are held.
+ * Return: the chunk with a reference; NULL if there is no memory, the cgroup's
+ * limit is reached, or the region is dead.
+ */
+struct chunk *chunk_create(struct region *region, unsigned long addr)
+{
+	struct chunk *chunk = NULL, *raced = NULL;
+	struct charge charge;
+	int err = -ENOMEM;
+
+	charge_begin(&charge, region->mm);
+	/* First, so that there are never more slots than the index is made for. */
+	if (!index_resize((atomic_long_read(&nr_chunks) + 1) * CHUNK_SLOTS))
+		chunk = chunk_alloc(region, addr);
+	if (!chunk)
+		goto out;
+
+	/*
+	 * Counted and referenced before it can be found: another scan, or a removal,
+	 * may empty it as soon as it is.
+	 */
+	atomic_long_inc(&nr_chunks);
+	kref_get(&chunk->ref);
+	err = chunk_publish(region, chunk);
+	if (err == -EEXIST)
+		raced = chunk_lookup(region, addr);
+	if (err) {
+		chunk_empty(chunk);
+		chunk_put(chunk);
+		chunk_put(chunk);
+		chunk = raced;
+	}
+out:
+	charge_end(&charge);
+	return chunk;
+}
+
+/**
+ * region_forget() - free the chunks that lie wholly in a range
+ * @region: the region
+ * @start: first address
+ * @end: last address plus one
+ * @until: when to stop, if there are more than can be freed by then
+ *
+ * Context: Process; no chunk's lock held. Waits for scans to leave the chunks.
+ * Return: @end, or the address of the first chunk that is left.
+ */
+unsigned long region_forget(struct region *region, unsigned long start, unsigned long end,
+			    ktime_t until)
+{
+	unsigned long index, first = round_up(start, CHUNK_SIZE) >> CHUNK_SHIFT;
+	unsigned long last = end >> CHUNK_SHIFT;
+	struct chunk *chunk;
+
+	if (first >= last)
+		return end;
+	xa_for_each_range(&region->chunks, index, chunk, first, last - 1) {
+		if (until != KTIME_MAX && ktime_after(ktime_get(), until))
+			return index << CHUNK_SHIFT;
+		chunk = xa_erase(&region->chunks, index);
+		/* Or somebody else was faster. */
+		if (chunk) {
+			chunk_empty(chunk);
+			chunk_put(chunk);
+		}
+		cond_resched();
+	}
+	return end;
+}
+
+/**
+ * chunks_resize_index() - make the index fit the chunks that are left
+ *
+ * Context: Process.
+ */
+void chunks_resize_index(void)
+{
+	index_resize(atomic_long_read(&nr_chunks) * CHUNK_SLOTS);
+}
+
+static void count_state(struct chunk *chunk, enum slot_state from, enum slot_state to)
+{
+	atomic_long_t *counters = chunk->region->area->counters.slots;
+
+	if (from != to) {
+		atomic_long_dec(&counters[from]);
+		atomic_long_inc(&counters[to]);
+	}
+}
+
+/**
+ * chunk_set() - record what was found at a page
+ * @chunk: the chunk
+ * @nr: which slot
+ * @state: what was found
+ * @fingerprint: of the contents, for SLOT_VOLATILE and SLOT_UNSHARED
+ *
+ * Keeps the index of candidates and the counters in step.
+ *
+ * Context: @chunk->lock held.
+ */
+void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint)
+{
+	struct slot *slot = &chunk->slots[nr];
+
+	lockdep_assert_held(&chunk->lock);
+	if (slot->state == state && slot->fingerprint == fingerprint)
+		return;
+	if (slot->state == SLOT_UNSHARED)
+		index_remove(chunk, nr);
+	if (slot->state == SLOT_SHARED && state != SLOT_SHARED)
+		shared_lost_mapper();
+	if (slot->fingerprint != fingerprint)
+		slot->vote = false;
+	count_state(chunk, slot->state, state);
+	slot->state = state;
+	slot->fingerprint = fingerprint;
+	if (state == SLOT_UNSHARED)
+		index_insert(chunk, nr);
+}
+
+/**
+ * chunk_remap() - record that we have mapped another page
+ * @chunk: the chunk
+ * @nr: which slot
+ * @state: SLOT_SHARED, SLOT_ZERO, or SLOT_NONE for a private copy
+ *
+ * What was seen of the old page's pte says nothing about the new one, and a frame
+ * number may have the same tag by chance.
+ *
+ * Context: @chunk->lock held.
+ */
+void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state)
+{
+	chunk_set(chunk, nr, state, 0);
+	/* Something is there, of which nothing more is known. */
+	chunk->seen[nr] = state == SLOT_NONE ? 0 : KSMDEV_SEEN_PRESENT;
+}
+
+/**
+ * chunk_candidates() - find candidates for a slot's page, or make it one
+ * @chunk: the chunk
+ * @nr: which slot, in SLOT_VOLATILE or SLOT_UNSHARED
+ * @found: room for INDEX_TRIES; set to the numbers of slots with its fingerprint
+ *
+ * Context: @chunk->lock held.
+ * Return: how many there are; if none, the slot is in SLOT_UNSHARED now.
+ */
+unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found)
+{
+	struct slot *slot = &chunk->slots[nr];
+	unsigned int n = index_find(chunk, nr, slot->state != SLOT_UNSHARED, found);
+
+	lockdep_assert_held(&chunk->lock);
+	if (!n) {
+		count_state(chunk, slot->state, SLOT_UNSHARED);
+		slot->state = SLOT_UNSHARED;
+	}
+	return n;
+}
