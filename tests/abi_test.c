@@ -29,7 +29,7 @@
 
 /* Without KVM the VM is slow, and a debug kernel in it slower still. */
 #undef TEST_TIMEOUT_DEFAULT
-#define TEST_TIMEOUT_DEFAULT 60
+#define TEST_TIMEOUT_DEFAULT 600
 
 #define SYSFS		"/sys/class/misc/ksm/"
 #define PARAM		"/sys/module/ksmdev/parameters/"

@@ -380,7 +380,7 @@ static void *toggle(void *arg)
  * merge; it would be lost. Many pages are merged at a time, so that the moment is
  * long for the first of them.
  */
-TEST_F_TIMEOUT(device, write_during_merge, 120)
+TEST_F(device, write_during_merge)
 {
 	enum { PAGES = 256, SECONDS = 8 };
 	struct toggler t = { 0 };
@@ -687,7 +687,7 @@ static size_t count_left_behind(const char *addr, size_t npages, const uint64_t 
  * destination. Many of them, for a few pages each, come one after the other around
  * the time when the pages were merged in the round before.
  */
-TEST_F_TIMEOUT(device, read_pin_during_merge, 120)
+TEST_F(device, read_pin_during_merge)
 {
 	enum { READERS = 16, EACH = 16, PAGES = READERS * EACH, ROUNDS = 96 };
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
@@ -1239,7 +1239,7 @@ TEST_F(swap, dirty_not_lost_after_failed_merge)
  * it was hashed: by then its pte is clean. Each page is written once while the
  * pass that would merge it runs.
  */
-TEST_F_TIMEOUT(swap, dirty_not_lost_after_late_write, 120)
+TEST_F(swap, dirty_not_lost_after_late_write)
 {
 	enum { PAGES = 256, ROUNDS = 6 };
 	char *a, *b;

@@ -106,7 +106,7 @@ TEST_F(device, fork_after_merge)
 }
 
 /* Fork with merged pages, over and over, so that mappings pass the bound. */
-TEST_F_TIMEOUT(device, fork_many, 120)
+TEST_F(device, fork_many)
 {
 	enum { CHILDREN = 20, PAGES = 32 };
 	struct ksm_child c[CHILDREN];
@@ -249,7 +249,7 @@ static long fn_dup2(long from, long to, long unused, long unused2)
  * exec with the area, the scan fd and the device open, in the child and here:
  * the old address space goes away, with all its memory and its region.
  */
-TEST_F_TIMEOUT(device, exec_with_fds_open, 120)
+TEST_F(device, exec_with_fds_open)
 {
 	int ready[2], hold[2], area = ksm_area(&self->k);
 	struct ksm_child c;
@@ -288,7 +288,7 @@ TEST_F_TIMEOUT(device, exec_with_fds_open, 120)
 }
 
 /* The registrant is killed, the area fd is ours. */
-TEST_F_TIMEOUT(device, killed_with_area_held, 120)
+TEST_F(device, killed_with_area_held)
 {
 	struct ksm_child c;
 	long before;
@@ -407,7 +407,7 @@ static int *shared_flag(void)
 }
 
 /* Children exit, are killed and exec while kksmd and a scan fd work on them. */
-TEST_F_TIMEOUT(device, exit_while_scanning, 120)
+TEST_F(device, exit_while_scanning)
 {
 	enum { ROUNDS = 15, CHILDREN = 3 };
 	char *a, *b, *buf = ksm_mmap(N);
@@ -469,7 +469,7 @@ TEST_F_TIMEOUT(device, exit_while_scanning, 120)
 }
 
 /* Fork under scan: a page is never write-protected on one side only. */
-TEST_F_TIMEOUT(device, fork_while_scanning, 120)
+TEST_F(device, fork_while_scanning)
 {
 	enum { ROUNDS = 25 };
 	int *stop = shared_flag();
@@ -545,7 +545,7 @@ static void *worker(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(device, threads, 120)
+TEST_F(device, threads)
 {
 	char *buf = ksm_mmap(THREADS * THREAD_PAGES);
 	struct worker w[THREADS];
@@ -599,7 +599,7 @@ static long fn_scan_in_threads(long scan, long unused, long unused2, long unused
 	return 0;
 }
 
-TEST_F_TIMEOUT(device, killed_while_scanning, 120)
+TEST_F(device, killed_while_scanning)
 {
 	struct ksm_child c;
 	char *a, *b;

@@ -73,9 +73,7 @@ void ksm_begin(struct ksm *k)
 		ksm_die("%lld regions are registered; stop the programs that use /dev/ksm",
 			ksm_stat("regions"));
 	/* The last mapper's exit may still be on its way in another CPU. */
-	for (int i = 0; i < 50 && ksm_stat("pages_shared"); i++)
-		usleep(20000);
-	if (ksm_stat("pages_shared"))
+	if (!ksm_wait_stat("pages_shared", 0))
 		ksm_die("%lld shared pages are mapped; stop the programs that use /dev/ksm",
 			ksm_stat("pages_shared"));
 }
@@ -200,12 +198,14 @@ void ksm_merge_held(const struct ksm *k)
 
 bool ksm_wait_no_regions(const struct ksm *k)
 {
-	for (int i = 0; i < 100; i++) {
+	double end = ksm_now() + KSM_PATIENCE;
+
+	do {
 		if (!ksm_stat("regions"))
 			return true;
 		ksm_passes(k, 1);
 		usleep(20000);
-	}
+	} while (ksm_now() < end);
 	return false;
 }
 
@@ -254,11 +254,13 @@ bool ksm_wait_more(const char *name, long long more, double seconds)
 
 bool ksm_wait_stat(const char *name, long long value)
 {
-	for (int i = 0; i < 150; i++) {
+	double end = ksm_now() + KSM_PATIENCE;
+
+	do {
 		if (ksm_stat(name) == value)
 			return true;
 		usleep(20000);
-	}
+	} while (ksm_now() < end);
 	fprintf(stderr, "# %s is %lld, not %lld\n", name, ksm_stat(name), value);
 	return false;
 }
@@ -825,14 +827,15 @@ long ksm_memfree(void)
 
 bool ksm_wait_memfree(long pages)
 {
-	long free = 0;
+	double end = ksm_now() + KSM_PATIENCE;
+	long free;
 
-	for (int i = 0; i < 150; i++) {
+	do {
 		free = ksm_memfree();
 		if (free >= pages)
 			return true;
 		usleep(20000);
-	}
+	} while (ksm_now() < end);
 	fprintf(stderr, "# %ld pages are free, %ld should be\n", free, pages);
 	return false;
 }

@@ -43,6 +43,12 @@
 /* From the kernel's sched.h: the thread is not frozen for suspend. */
 #define PF_NOFREEZE		0x00008000
 
+/*
+ * Seconds until what must happen is given up: a bound against hanging and nothing else, so it
+ * is longer than anything takes on a machine that is emulated, and busy with other things.
+ */
+#define KSM_PATIENCE		60
+
 #define DIV_UP(n, d)		(((n) + (d) - 1) / (d))
 
 void ksm_die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
@@ -89,16 +95,14 @@ void ksm_passes(const struct ksm *k, unsigned int passes);
 void ksm_merge_all(const struct ksm *k);
 /* The same for pages that could not be merged for a while: tried now and then. */
 void ksm_merge_held(const struct ksm *k);
-/*
- * Wait until no region is left, scanning meanwhile; false after some seconds.
- */
+/* Wait until no region is left, scanning meanwhile; false after KSM_PATIENCE. */
 bool ksm_wait_no_regions(const struct ksm *k);
 
 /* The value of /sys/class/misc/ksm/NAME. */
 long long ksm_stat(const char *name);
 /*
  * Wait until it is @value, for what happens in the background (shared pages that
- * nobody maps any more are freed a moment later); false after some seconds.
+ * nobody maps any more are freed a moment later); false after KSM_PATIENCE.
  */
 bool ksm_wait_stat(const char *name, long long value);
 /* Wait until the counter has grown by @more; false after @seconds. */

@@ -339,7 +339,7 @@ static void *scan_main(void *arg)
  * Pages are found unchanged, then made read-only. Of the writes that come all the time
  * some come in between, and leave no trace but the contents.
  */
-TEST_F_TIMEOUT(guest, write_before_watching_is_found, 120)
+TEST_F(guest, write_before_watching_is_found)
 {
 	enum { ROUNDS = 40 };
 	size_t missed = 0, wrong = 0;

@@ -201,7 +201,14 @@ TEST_F(limit, never_beyond_it)
 		close(busy[i].fd);
 	}
 	ASSERT_EQ(0, ksm_stop(self->k.dev));
-	EXPECT_EQ(700, most);
+	EXPECT_GE(700, most);
+	/*
+	 * They may have left a pair half done: one page has the shared page already, and the
+	 * other was just held by another scan, or its merge is to be tried again some passes
+	 * later. Now that nobody is in the way the limit is used up.
+	 */
+	ksm_merge_held(&self->k);
+	EXPECT_EQ(700, ksm_stat("kernel_pages"));
 	EXPECT_EQ(700, ksm_same_frames(0, a, 0, b, n));
 	EXPECT_EQ(0, ksm_wrong(a, n, 1));
 	EXPECT_EQ(0, ksm_wrong(b, n, 1));
@@ -740,7 +747,7 @@ static long try_unmerge(struct ksm *k, int area, char *mem)
 	return ksm_unmerge(area);
 }
 
-TEST_F_TIMEOUT(limit, failing_allocations, 240)
+TEST_F(limit, failing_allocations)
 {
 	static long (*const calls[])(struct ksm *k, int area, char *mem) = {
 		try_area, try_scan_fd, try_register, try_scan, try_unmerge,

@@ -318,7 +318,7 @@ TEST_F(deceit, twins_find_each_other)
  * there is none happens once in 3000 runs. A page is merged by its fingerprint alone
  * at first, finds that its partner is the wrong one, and must find the right one then.
  */
-TEST_F_TIMEOUT(device, chance_collisions, 120)
+TEST_F(device, chance_collisions)
 {
 	enum { PAGES = 1 << 16 };
 	char *a = ksm_mmap(PAGES), *b = ksm_mmap(PAGES);
@@ -415,7 +415,7 @@ TEST_F(device, share_limit)
  * 64 MiB in four processes, 48 MiB of it redundant: the frames come back to the
  * machine, and as much goes when they are written again.
  */
-TEST_F_TIMEOUT(device, memfree, 120)
+TEST_F(device, memfree)
 {
 	const long pages = 16 << 20 >> 12, saved = 3 * pages, slack = 512;
 	struct ksm_child c[4];
@@ -925,7 +925,7 @@ TEST_F(device, unmerge_out_of_memory)
  * Random contents, many times over: at the end of each round two pages are the
  * same frame exactly if they are equal.
  */
-TEST_F_TIMEOUT(device, many_rounds, 120)
+TEST_F(device, many_rounds)
 {
 	enum { PAGES = 4 * N, ROUNDS = 20, VALUES = 12 };
 	unsigned int seed = 20081117;

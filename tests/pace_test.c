@@ -86,7 +86,7 @@ static double percent_used(double seconds)
 
 /* ---- the threads ---- */
 
-TEST_F_TIMEOUT(device, threads_come_and_go, 180)
+TEST_F(device, threads_come_and_go)
 {
 	static const unsigned int counts[] = { 2, 1, 5, KSM_MAX_THREADS, 3, 3, 1 };
 	struct ksm_thread t;
@@ -123,7 +123,7 @@ TEST_F_TIMEOUT(device, threads_come_and_go, 180)
 }
 
 /* Each does something, also those that came while the others were at work. */
-TEST_F_TIMEOUT(device, all_threads_work, 180)
+TEST_F(device, all_threads_work)
 {
 	const unsigned int nr_threads = 4;
 	double before[4], end;
@@ -151,7 +151,7 @@ TEST_F_TIMEOUT(device, all_threads_work, 180)
 }
 
 /* What one thread finds, several find too: the same pages, each once. */
-TEST_F_TIMEOUT(device, threads_share_the_work, 180)
+TEST_F(device, threads_share_the_work)
 {
 	const size_t n = 4096;
 	char *mem = ksm_mmap(2 * n);
@@ -174,7 +174,7 @@ TEST_F_TIMEOUT(device, threads_share_the_work, 180)
 	}
 }
 
-TEST_F_TIMEOUT(device, merges_of_a_round_are_shared, 180)
+TEST_F(device, merges_of_a_round_are_shared)
 {
 	const size_t n = 4096;
 	char *mem = ksm_mmap(2 * n);
@@ -200,7 +200,7 @@ TEST_F_TIMEOUT(device, merges_of_a_round_are_shared, 180)
 }
 
 /* When the call is back all threads are at rest, whatever they were at. */
-TEST_F_TIMEOUT(device, stop_waits_for_all, 180)
+TEST_F(device, stop_waits_for_all)
 {
 	const size_t n = 4096;
 	char *mem = ksm_mmap(n);
@@ -224,7 +224,7 @@ TEST_F_TIMEOUT(device, stop_waits_for_all, 180)
 }
 
 /* Fewer threads: those that go are gone, and scan no more, when the call is back. */
-TEST_F_TIMEOUT(device, threads_leave_at_once, 180)
+TEST_F(device, threads_leave_at_once)
 {
 	const size_t n = 4096;
 	char *mem = ksm_mmap(n);
@@ -303,7 +303,7 @@ TEST_F(device, no_pages_to_scan)
 	EXPECT_EQ(0, ksm_stat("run"));
 }
 
-TEST_F_TIMEOUT(device, pace_holds_at_once, 180)
+TEST_F(device, pace_holds_at_once)
 {
 	const size_t n = 512;
 	struct churn c;
@@ -350,7 +350,7 @@ static long fn_control(long dev, long seconds, long seed, long unused)
 	return 0;
 }
 
-TEST_F_TIMEOUT(device, control_races, 180)
+TEST_F(device, control_races)
 {
 	const size_t n = 1024;
 	struct ksm_child c[2];
@@ -382,7 +382,7 @@ TEST_F_TIMEOUT(device, control_races, 180)
 /* ---- the budget ---- */
 
 /* However much there is to do, and to however many the budget is given. */
-TEST_F_TIMEOUT(device, budget_is_kept, 240)
+TEST_F(device, budget_is_kept)
 {
 	static const uint32_t threads[] = { 1, 4 };
 	double little, much;
@@ -416,7 +416,7 @@ TEST_F_TIMEOUT(device, budget_is_kept, 240)
  * Nothing changes: the pauses between passes grow up to 20 s. What is registered
  * then is merged at once all the same, and so does a change of the settings not wait.
  */
-TEST_F_TIMEOUT(device, registration_ends_the_pause, 150)
+TEST_F(device, registration_ends_the_pause)
 {
 	const size_t n = 256;
 	char *mem = ksm_mmap(2 * n), *more = ksm_mmap(2 * n);
@@ -461,7 +461,7 @@ TEST_F_TIMEOUT(device, registration_ends_the_pause, 150)
 }
 
 /* A pass that finds changes makes the next pause short again. */
-TEST_F_TIMEOUT(device, changes_end_the_pauses, 150)
+TEST_F(device, changes_end_the_pauses)
 {
 	const size_t n = 256;
 	char *mem = ksm_mmap(2 * n);

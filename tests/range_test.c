@@ -233,7 +233,7 @@ static void on_alarm(int sig)
 }
 
 /* Nothing is lost, and nothing counted twice. */
-TEST_F_TIMEOUT(device, interrupted, 240)
+TEST_F(device, interrupted)
 {
 	const size_t n = 8192;
 	struct sigaction sa = { .sa_handler = on_alarm };
@@ -307,7 +307,7 @@ TEST_F(device, left_behind)
 }
 
 /* With threads that scan the same memory all the while, and with other callers. */
-TEST_F_TIMEOUT(device, among_others, 240)
+TEST_F(device, among_others)
 {
 	const size_t n = 1024;
 	char *mem = ksm_mmap(n);

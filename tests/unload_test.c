@@ -458,7 +458,7 @@ TEST_F(module, orphans_meet_the_next_load)
 	ksm_finish(&k);
 }
 
-TEST_F_TIMEOUT(module, many_times, 120)
+TEST_F(module, many_times)
 {
 	const size_t n = 128;
 	char *mem = ksm_mmap(2 * n);

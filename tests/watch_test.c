@@ -442,7 +442,7 @@ FIXTURE_TEARDOWN(written)
 }
 
 /* Two clean buffers; one is made equal to the other, and the scan finds out. */
-TEST_F_TIMEOUT(written, is_found, 120)
+TEST_F(written, is_found)
 {
 	char *a = ksm_mmap(N), *b = ksm_mmap(N);
 	unsigned char times[N];
@@ -594,7 +594,7 @@ TEST_F(watch, pages_change_places)
  * What is unmerged gets a copy without a write, so that its pte is clean; and of
  * thousands of new frames some look like the ones before. All are read all the same.
  */
-TEST_F_TIMEOUT(watch, unmerged_pages_are_read, 120)
+TEST_F(watch, unmerged_pages_are_read)
 {
 	enum { PAGES = 4 * HUGE_PAGES, ROUNDS = 5 };
 	char *a = ksm_mmap(PAGES), *b = ksm_mmap(PAGES);
@@ -877,7 +877,7 @@ static long group_events(const char *name)
 }
 
 /* A process in a group that is too small for it writes, is reclaimed and scanned. */
-TEST_F_TIMEOUT(swap, memory_pressure, 300)
+TEST_F(swap, memory_pressure)
 {
 	enum { PAGES = 3072 };
 	long swapped = vm_counter("pswpout"), most = 0;
@@ -955,7 +955,7 @@ static void *scan_main(void *arg)
  * the time, as they are cleaned and reclaimed. Reclaim may leave the flush of a
  * clean pte for later, so what still writes then writes to a page that is gone.
  */
-TEST_F_TIMEOUT(swap, tlb_is_warm, 120)
+TEST_F(swap, tlb_is_warm)
 {
 	enum { ROUNDS = 5000, OUT = 200 };
 	char *buf = ksm_mmap(N);
@@ -1118,7 +1118,7 @@ static void migrate(char *page)
  * Pages are moved to other frames. What was written before or after that is found
  * all the same, and what was not is still what it was.
  */
-TEST_F_TIMEOUT(watch, migrated, 120)
+TEST_F(watch, migrated)
 {
 	char *a = ksm_mmap(N), *b = ksm_mmap(N);
 	uint64_t before[N];
