@@ -436,6 +436,7 @@ static void __exit ksmdev_exit(void)
 	misc_deregister(&ksm_misc);
 	ksmdev_kksmd_exit();
 	ksmdev_areas_exit();
+	ksmdev_drain_exit();
 	ksmdev_index_exit();
 	ksmdev_kpage_exit();
 }

@@ -166,7 +166,10 @@ enum ksmdev_kind ksmdev_look_at(struct vm_area_struct *vma, unsigned long addr);
 unsigned int ksmdev_get_pages(struct mm_struct *mm, struct ksmdev_mapping *map,
 			      unsigned int nr);
 int ksmdev_split(struct page *page);
+
+/* References that per-CPU batches hold. mm/drain.c */
 void ksmdev_drain_lru(void);
+void ksmdev_drain_exit(void);
 
 /* Which pages changed since they were seen last. mm/watch.c */
 

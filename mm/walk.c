@@ -379,16 +379,3 @@ int ksmdev_split(struct page *page)
 	unlock_page(page);
 	return err ? -EBUSY : 0;
 }
-
-/**
- * ksmdev_drain_lru() - put back the references that per-CPU LRU batches hold
- *
- * A page that was just faulted in waits in such a batch with a reference too
- * many to be merged.
- *
- * Context: May sleep; waits for a work item on every CPU.
- */
-void ksmdev_drain_lru(void)
-{
-	static_call(ksmdev_lru_add_drain_all)();
-}
