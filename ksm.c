@@ -25,9 +25,11 @@
 #include <linux/anon_inodes.h>
 #include <linux/capability.h>
 #include <linux/compat.h>
+#include <linux/freezer.h>
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/sched/jobctl.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
 #include <linux/uaccess.h>
@@ -87,6 +89,37 @@ static bool signalled(void)
 	return signal_pending(current);
 }
 
+/* Does a pending signal end, stop or trace the task, rather than call a function of its own? */
+static bool default_signalled(void)
+{
+	sigset_t pending;
+	bool found = false;
+	int nr;
+
+	spin_lock_irq(&current->sighand->siglock);
+	sigorsets(&pending, &current->pending.signal, &current->signal->shared_pending.signal);
+	sigandnsets(&pending, &pending, &current->blocked);
+	for (nr = 1; nr <= _NSIG && !found; nr++)
+		found = sigismember(&pending, nr) &&
+			current->sighand->action[nr - 1].sa.sa_handler == SIG_DFL;
+	spin_unlock_irq(&current->sighand->siglock);
+	return found;
+}
+
+/*
+ * Who is to be killed, stopped or frozen does not finish a long call; if he lives he begins
+ * it anew and passes over what was done. A timer's handler can wait: or he
+ * would begin anew for ever.
+ */
+static bool must_leave(void)
+{
+	if (!signal_pending(current))
+		return false;
+	return freezing(current) || fatal_signal_pending(current) ||
+	       READ_ONCE(current->jobctl) & (JOBCTL_PENDING_MASK | JOBCTL_TRAP_FREEZE) ||
+	       default_signalled();
+}
+
 /* The shared memory area */
 
 static int register_region(struct ksmdev_area *area, void __user *arg)
@@ -132,6 +165,13 @@ static int merge_range(struct ksmdev_area *area, struct ksm_merge_range __user *
 	return err;
 }
 
+static int unmerge(struct ksmdev_area *area)
+{
+	int err = ksmdev_area_unmerge(area, must_leave);
+
+	return err == -EINTR ? -ERESTARTNOINTR : err;
+}
+
 static long sma_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct ksmdev_area *area = file->private_data;
@@ -146,7 +186,7 @@ static long sma_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		ksmdev_area_remove_all(area);
 		return 0;
 	case KSM_UNMERGE:
-		return ksmdev_area_unmerge(area);
+		return unmerge(area);
 	case KSM_MERGE_RANGE:
 		return merge_range(area, uarg);
 	default:
@@ -162,7 +202,7 @@ static int sma_release(struct inode *inode, struct file *file)
 
 static void sma_show_fdinfo(struct seq_file *m, struct file *file)
 {
-	ksmdev_area_show(m, file->private_data);
+	ksmdev_area_show(m, file->private_data, must_leave);
 }
 
 static const struct file_operations sma_fops = {

@@ -186,8 +186,11 @@ static unsigned int get_candidates(struct ksmdev_scan *scan, struct chunk *chunk
 	if (!mmget_not_zero(mm))
 		return n;
 	if (mmap_read_trylock(mm)) {
+		u64 since = hold_begin(mm);
+
 		ksmdev_get_pages(mm, scan->candidate, n);
 		mmap_read_unlock(mm);
+		hold_end_in(mm, other->addr, since);
 	}
 	/* If we are the last, exit_mmap() is not for us to run. */
 	mmput_async(mm);

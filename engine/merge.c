@@ -7,7 +7,6 @@
  * one replace sweep and one flush. The scan that found them held no lock since, so
  * everything is looked at again here.
  */
-#include <linux/sched/clock.h>
 #include <linux/sched/mm.h>
 
 #include "../include/scan.h"
@@ -19,23 +18,6 @@
  * second; a guest whose pages are protected again that fast does not get through its own boot.
  */
 #define WATCH_INTERVAL (HZ / 10)
-
-/* The longest time that a chunk's mmap lock was held, with its notifier window. */
-unsigned long ksmdev_longest_hold_us;
-
-/**
- * hold_note() - note how long a lock was held that others may wait for
- * @start: local_clock() when it was taken
- *
- * Context: Any. A time that is lost to another one at the same moment is no matter.
- */
-void hold_note(u64 start)
-{
-	unsigned long us = (local_clock() - start) / NSEC_PER_USEC;
-
-	if (us > READ_ONCE(ksmdev_longest_hold_us))
-		WRITE_ONCE(ksmdev_longest_hold_us, us);
-}
 
 /* Merge what lies in one mapping. */
 static void merge_in_vma(struct vm_area_struct *vma, struct ksmdev_mapping *map,
@@ -131,11 +113,11 @@ void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
 		fail_all(map, nr, -ESRCH);
 	} else {
 		if (mmap_read_trylock(mm)) {
-			u64 start = local_clock();
+			u64 since = hold_begin(mm);
 
 			merge_in_mm(mm, map, nr);
 			mmap_read_unlock(mm);
-			hold_note(start);
+			hold_end_in(mm, chunk->addr, since);
 		} else {
 			fail_all(map, nr, -EAGAIN);
 		}
@@ -184,6 +166,7 @@ void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long s
 	struct vm_area_struct *vma;
 	bool any = false;
 	unsigned int i;
+	u64 since;
 
 	for (i = 0; i < scan->nr_found; i++) {
 		scan->found[i].watch &= !scan->found[i].planned;
@@ -195,15 +178,14 @@ void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long s
 		return;
 	if (!mmap_read_trylock(mm))
 		return;
+	since = hold_begin(mm);
 	vma = vma_lookup(mm, start);
 	if (vma && end <= vma->vm_end && ksmdev_mergeable(vma)) {
-		u64 since = local_clock();
-
 		chunk->watched = jiffies;
 		ksmdev_notify_start(&range, vma, start, end);
 		ksmdev_watch_writes(vma, chunk->addr, scan->found, scan->nr_found);
 		ksmdev_notify_end(&range);
-		hold_note(since);
 	}
 	mmap_read_unlock(mm);
+	hold_end_in(mm, chunk->addr, since);
 }

@@ -14,6 +14,7 @@
 
 #include "../include/charge.h"
 #include "../include/engine.h"
+#include "../include/hold.h"
 #include "../include/index.h"
 #include "../include/mm.h"
 #include "../include/region.h"
@@ -26,12 +27,19 @@ static DEFINE_MUTEX(regions_lock);
 static struct rb_root regions = RB_ROOT;
 static LIST_HEAD(areas);
 
-/* Where the next scan goes on, and how often it came past the end. */
+/*
+ * Where the next scan goes on, how often it came past the end, and since when and until when
+ * the piece there is waited for; 0: it is not.
+ */
 static struct {
 	struct mm_struct *mm;
 	unsigned long addr;
 	unsigned long passes;
+	u64 waits_since, waits_until;
 } cursor;
+
+/* Longer than any rest: others were faster, again and again. */
+#define LEAVE_NS	(300 * NSEC_PER_MSEC)
 
 /* Sums of areas that are gone. */
 static long gone_scanned, gone_skipped, gone_hashed;
@@ -476,33 +484,58 @@ struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, un
 	return region;
 }
 
+/* The first region behind the cursor, which is set to the beginning of a new pass at the end. */
+static struct region *region_at_cursor(bool *new_pass)
+{
+	struct region *region = region_behind(cursor.mm, cursor.addr);
+
+	*new_pass = !region && !RB_EMPTY_ROOT(&regions);
+	if (*new_pass) {
+		cursor.passes++;
+		cursor.mm = NULL;
+		cursor.addr = 0;
+		region = region_behind(NULL, 0);
+	}
+	return region;
+}
+
+/* May the piece at the cursor be left for the next pass? @until: it may not be visited yet. */
+static bool leave_piece(u64 until)
+{
+	u64 now = ktime_get_ns();
+
+	/* The wait begins, or who waited did not come back. */
+	if (!cursor.waits_until || now > cursor.waits_until + LEAVE_NS)
+		cursor.waits_since = now;
+	cursor.waits_until = until;
+	return until && now - cursor.waits_since > LEAVE_NS;
+}
+
 /**
  * regions_claim() - take the next piece of work
  * @budget: how many pages at the most
  * @start: set to the first address
  * @end: set to the last address plus one; in the same chunk as @start
- * @new_pass: set to whether this is the first piece of a new pass
+ * @new_pass: set to whether a new pass begins with this call
+ * @until: set to 0, or to when to ask again, as the piece may not be visited before
  *
- * The cursor moves on at once: scans that run side by side get different pieces.
+ * The cursor moves on at once: scans that run side by side get different pieces. It stays
+ * where the piece is to be waited for, unless others visit that all the time: who scans his
+ * own memory without end does not keep everybody's from being scanned.
  *
  * Context: Process.
- * Return: the region, with a reference; NULL if nothing is registered.
+ * Return: the region, with a reference, and hold_leave() must follow for @start; NULL if
+ * @until says so, or nothing is registered.
  */
 struct region *regions_claim(unsigned long budget, unsigned long *start, unsigned long *end,
-			     bool *new_pass)
+			     bool *new_pass, u64 *until)
 {
 	struct region *region;
+	bool leave;
 
-	*new_pass = false;
+	*until = 0;
 	mutex_lock(&regions_lock);
-	region = region_behind(cursor.mm, cursor.addr);
-	if (!region && !RB_EMPTY_ROOT(&regions)) {
-		cursor.passes++;
-		*new_pass = true;
-		cursor.mm = NULL;
-		cursor.addr = 0;
-		region = region_behind(NULL, 0);
-	}
+	region = region_at_cursor(new_pass);
 	if (region) {
 		*start = region->start;
 		if (region->mm == cursor.mm)
@@ -510,9 +543,17 @@ struct region *regions_claim(unsigned long budget, unsigned long *start, unsigne
 		*end = min(region->end, (*start & ~(CHUNK_SIZE - 1)) + CHUNK_SIZE);
 		if ((*end - *start) >> PAGE_SHIFT > budget)
 			*end = *start + (budget << PAGE_SHIFT);
-		cursor.mm = region->mm;
-		cursor.addr = *end;
-		region_get(region);
+		*until = hold_claim(region->mm, *start);
+		leave = leave_piece(*until);
+		if (!*until || leave) {
+			cursor.mm = region->mm;
+			cursor.addr = *end;
+			cursor.waits_until = 0;
+		}
+		if (*until)
+			region = NULL;
+		else
+			region_get(region);
 	}
 	mutex_unlock(&regions_lock);
 	return region;

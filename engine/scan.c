@@ -14,7 +14,7 @@
  * The mmap lock is only tried: a process that holds it for long, or hangs while it
  * does, delays the sharing of its own pages and of nobody else's.
  */
-#include <linux/sched/clock.h>
+#include <linux/delay.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -36,25 +36,32 @@ static bool pass_looks_at_shared;
 /* How long to free what was known of a hole, in one piece of work. */
 #define FORGET_NS (10 * NSEC_PER_MSEC)
 
+/*
+ * How often, and how long, to wait for whoever works in the same chunk. He may be scheduled
+ * out, by a limit that is his own.
+ */
+#define BUSY_TRIES 10
+#define BUSY_US 500
+
 /* How a piece of work ended. */
 enum piece_result {
 	PIECE_DONE,
 	PIECE_AGAIN,	/* large folios were split: look at the pages again */
 	PIECE_LOCKED,	/* somebody else has the mmap lock */
+	PIECE_BUSY,	/* somebody else scans it, or a signal ended the wait for him */
 };
 
-/*
- * Shared pages that nobody else maps: they cannot be swapped out and save nothing.
- * Back to ordinary memory.
- */
-static void unshare_singles(struct ksmdev_scan *scan, struct chunk *chunk)
+/* Give back as many of the pages from number @i on as may be in one hold; where to go on. */
+static unsigned int unshare_some(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int i)
 {
 	struct mm_struct *mm = chunk->region->mm;
-	unsigned int i;
+	unsigned int end = min(scan->nr_single, i + MERGE_BATCH);
+	u64 since;
 
-	if (!scan->nr_single || !mmap_read_trylock(mm))
-		return;
-	for (i = 0; i < scan->nr_single; i++) {
+	if (!mmap_read_trylock(mm))
+		return scan->nr_single;
+	since = hold_begin(mm);
+	do {
 		unsigned int slot = scan->single[i];
 		unsigned long addr = chunk->addr + slot * PAGE_SIZE;
 		struct vm_area_struct *vma = vma_lookup(mm, addr);
@@ -68,8 +75,24 @@ static void unshare_singles(struct ksmdev_scan *scan, struct chunk *chunk)
 		trace_ksmdev_unmerge(mm, addr, err);
 		if (!err)
 			chunk_remap(chunk, slot, SLOT_NONE);
-	}
+	} while (++i < end && !hold_is_long(since));
 	mmap_read_unlock(mm);
+	hold_end(mm, since);
+	return i;
+}
+
+/*
+ * Shared pages that nobody else maps: they cannot be swapped out and save nothing.
+ * Back to ordinary memory. What is not done here is found again by the next visit.
+ */
+static void unshare_singles(struct ksmdev_scan *scan, struct chunk *chunk)
+{
+	unsigned int i = 0;
+
+	while (i < scan->nr_single) {
+		i = unshare_some(scan, chunk, i);
+		cond_resched();
+	}
 }
 
 /* There is nothing to merge in a range: forget what was known of it. */
@@ -138,6 +161,37 @@ static unsigned int gather(struct ksmdev_scan *scan, struct chunk *chunk,
 	return how.skipped;
 }
 
+/* Have a chunk to ourselves; only one that is to be scanned at once is worth a wait. */
+static bool lock_chunk(struct ksmdev_scan *scan, struct chunk *chunk)
+{
+	if (scan->at_once)
+		return !mutex_lock_interruptible(&chunk->lock);
+	return mutex_trylock(&chunk->lock);
+}
+
+/*
+ * Find and gather what is in a piece, with the mmap lock held; *@chunk is locked, or NULL.
+ * It is not made under that lock: that may take long.
+ * Return: false if somebody else has the lock. In @vma what was found; NULL: nothing.
+ */
+static bool gather_piece(struct ksmdev_scan *scan, struct region *region, struct chunk *chunk,
+			 unsigned long start, unsigned long *stop,
+			 struct vm_area_struct **vma, unsigned int *skipped)
+{
+	struct mm_struct *mm = region->mm;
+	u64 since;
+
+	if (!mmap_read_trylock(mm))
+		return false;
+	since = hold_begin(mm);
+	*vma = region_find_pages(region, start, *stop, stop);
+	if (*vma && chunk && chunk->slots)
+		*skipped = gather(scan, chunk, *vma, start, *stop);
+	mmap_read_unlock(mm);
+	hold_end_in(mm, start, since);
+	return true;
+}
+
 /*
  * Scan from @start as far as one mapping goes, at most to @end. The mm's users are
  * held.
@@ -148,56 +202,50 @@ static unsigned long scan_piece(struct ksmdev_scan *scan, struct region *region,
 				enum piece_result *result)
 {
 	struct chunk *chunk = chunk_lookup(region, start);
-	struct mm_struct *mm = region->mm;
 	struct vm_area_struct *vma = NULL;
 	unsigned long stop = end;
-	unsigned int skipped;
-	u64 since;
+	unsigned int skipped = 0;
 
 	*result = PIECE_LOCKED;
-	if (chunk)
-		mutex_lock(&chunk->lock);
-	if (!mmap_read_trylock(mm))
+	scan->nr_found = 0;
+	if (!chunk) {
+		/* Is there anything to make one for? */
+		if (!gather_piece(scan, region, NULL, start, &stop, &vma, &skipped))
+			return stop;
+		*result = PIECE_DONE;
+		if (!vma)
+			goto out;
+		chunk = chunk_create(region, start);
+		if (!chunk)
+			return stop;
+		*result = PIECE_LOCKED;
+	}
+	if (!lock_chunk(scan, chunk)) {
+		*result = PIECE_BUSY;
+		goto out_put;
+	}
+	stop = end;
+	if (!gather_piece(scan, region, chunk, start, &stop, &vma, &skipped))
 		goto out_unlock;
 	*result = PIECE_DONE;
-	since = local_clock();
-	vma = region_find_pages(region, start, end, &stop);
 	if (!vma) {
-		mmap_read_unlock(mm);
-		if (chunk)
-			forget_pages(chunk, start, min(stop, end));
-		goto out_unlock;
-	}
-	if (!chunk) {
-		chunk = chunk_create(region, start);
-		if (!chunk || !mutex_trylock(&chunk->lock)) {
-			mmap_read_unlock(mm);
-			goto out_put;
+		forget_pages(chunk, start, min(stop, end));
+	} else if (chunk->slots) {
+		look(scan, chunk, skipped);
+		if (scan->nr_found) {
+			match(scan, chunk);
+			watch_writes(scan, chunk, start, stop);
+			unshare_singles(scan, chunk);
+			if (let_go(scan, chunk))
+				*result = PIECE_AGAIN;
 		}
 	}
-	if (!chunk->slots) {
-		mmap_read_unlock(mm);
-		goto out_unlock;
-	}
-	skipped = gather(scan, chunk, vma, start, stop);
-	mmap_read_unlock(mm);
-	hold_note(since);
-
-	look(scan, chunk, skipped);
-	if (scan->nr_found) {
-		match(scan, chunk);
-		watch_writes(scan, chunk, start, stop);
-		unshare_singles(scan, chunk);
-		if (let_go(scan, chunk))
-			*result = PIECE_AGAIN;
-	}
 out_unlock:
-	if (chunk)
-		mutex_unlock(&chunk->lock);
+	mutex_unlock(&chunk->lock);
 out_put:
-	if (chunk)
-		chunk_put(chunk);
-	if (!vma && stop > end) {
+	chunk_put(chunk);
+out:
+	if (*result == PIECE_DONE && !vma && stop > end) {
 		/* The next piece begins where there was no time left to forget more. */
 		ktime_t until = ktime_add_ns(ktime_get(), FORGET_NS);
 
@@ -218,6 +266,7 @@ static bool wait_for_mmap_lock(struct mm_struct *mm)
 static void scan_range(struct ksmdev_scan *scan, struct region *region,
 		       unsigned long start, unsigned long end)
 {
+	unsigned int tries = BUSY_TRIES;
 	enum piece_result result;
 	unsigned long next;
 	bool again = false;
@@ -235,6 +284,11 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 		}
 		if (result == PIECE_LOCKED && scan->at_once && wait_for_mmap_lock(region->mm))
 			continue;
+		if (result == PIECE_BUSY && tries && !signal_pending(current)) {
+			tries--;
+			usleep_range(BUSY_US, 2 * BUSY_US);
+			continue;
+		}
 		start = next;
 		cond_resched();
 	}
@@ -271,6 +325,7 @@ int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 {
 	unsigned long start, end, visited = 0;
 	int err = 0;
+	u64 until;
 
 	if (mutex_lock_interruptible(&scan->lock))
 		return -EINTR;
@@ -286,9 +341,13 @@ int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 			err = -EINTR;
 			break;
 		}
-		region = regions_claim(pages - visited, &start, &end, &new_pass);
-		if (new_pass || !region)
+		region = regions_claim(pages - visited, &start, &end, &new_pass, &until);
+		if (new_pass || (!region && !until))
 			end_of_pass();
+		if (!region && until) {
+			hold_wait(until, interrupted);
+			continue;
+		}
 		if (!region)
 			break;
 		scan->again = regions_passes() % CHUNK_SLOTS;
@@ -297,6 +356,7 @@ int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 		scan->fresh = false;
 		scan->busy = 0;
 		scan_range(scan, region, start, end);
+		hold_leave(region->mm, start);
 		region_put(region);
 		visited += (end - start) >> PAGE_SHIFT;
 	}
@@ -326,19 +386,18 @@ static int merge_round(struct ksmdev_scan *scan, struct ksmdev_area *area,
 	unsigned long addr, next;
 
 	for (addr = scan->start; addr < scan->end; addr = next) {
-		struct region *region = area_region_at(area, scan->mm, addr);
+		struct region *region;
 
 		next = min(scan->end, (addr & ~(CHUNK_SIZE - 1)) + CHUNK_SIZE);
-		if (interrupted()) {
-			if (region)
-				region_put(region);
+		if (interrupted() || !hold_visit(scan->mm, addr, interrupted))
 			return -EINTR;
+		region = area_region_at(area, scan->mm, addr);
+		if (region) {
+			next = min(next, region->end);
+			scan_range(scan, region, addr, next);
+			region_put(region);
 		}
-		if (!region)
-			continue;
-		next = min(next, region->end);
-		scan_range(scan, region, addr, next);
-		region_put(region);
+		hold_leave(scan->mm, addr);
 	}
 	return 0;
 }

@@ -168,6 +168,12 @@ static ssize_t longest_hold_us_store(struct device *dev, struct device_attribute
 }
 static DEVICE_ATTR_RW(longest_hold_us);
 
+static ssize_t held_us_show(struct device *dev, struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%llu\n", div_u64(hold_total(), NSEC_PER_USEC));
+}
+static DEVICE_ATTR_RO(held_us);
+
 static struct attribute *stats_attributes[] = {
 	&dev_attr_pages_shared.attr,
 	&dev_attr_pages_sharing.attr,
@@ -180,6 +186,7 @@ static struct attribute *stats_attributes[] = {
 	&dev_attr_thp_splits.attr,
 	&dev_attr_thp_split_threshold.attr,
 	&dev_attr_longest_hold_us.attr,
+	&dev_attr_held_us.attr,
 	&dev_attr_full_scans.attr,
 	&dev_attr_kernel_pages.attr,
 	&dev_attr_max_kernel_pages.attr,
@@ -226,46 +233,69 @@ static void add_sharing(struct area_sharing *sum, const struct ksmdev_look *foun
 	sum->sharing += (1U << FRACTION_SHIFT) - part;
 }
 
-static void region_sharing(struct region *region, struct area_sharing *sum)
+/* Look at some pages from @addr on. Return: false if a signal came; in @stop where to go on. */
+static bool batch_sharing(struct region *region, unsigned long addr, unsigned long *stop,
+			  struct area_sharing *sum)
 {
+	unsigned long end = min3(region->end, addr + SHARING_BATCH * PAGE_SIZE,
+				 (addr & ~(CHUNK_SIZE - 1)) + CHUNK_SIZE);
 	struct ksmdev_look found[SHARING_BATCH];
 	struct mm_struct *mm = region->mm;
-	unsigned long addr, stop;
-	struct vm_area_struct *vma;
+	struct vm_area_struct *vma = NULL;
+	bool locked = false;
 	unsigned int i;
+	u64 since;
 
+	*stop = region->end;
 	if (!mmget_not_zero(mm))
-		return;
-	for (addr = region->start; addr < region->end; addr = stop) {
-		unsigned long end = min3(region->end, addr + SHARING_BATCH * PAGE_SIZE,
-					 (addr & ~(CHUNK_SIZE - 1)) + CHUNK_SIZE);
-
-		if (mmap_read_lock_killable(mm))
-			break;
-		vma = region_find_pages(region, addr, end, &stop);
+		return true;
+	if (!mmap_read_lock_killable(mm)) {
+		locked = true;
+		since = hold_begin(mm);
+		vma = region_find_pages(region, addr, end, stop);
 		if (vma)
-			ksmdev_look(vma, addr, stop, found);
+			ksmdev_look(vma, addr, *stop, found);
 		mmap_read_unlock(mm);
-		for (i = 0; vma && addr + i * PAGE_SIZE < stop; i++)
-			add_sharing(sum, &found[i]);
-		cond_resched();
+		hold_end_in(mm, addr, since);
 	}
 	mmput_async(mm);
+	for (i = 0; vma && addr + i * PAGE_SIZE < *stop; i++)
+		add_sharing(sum, &found[i]);
+	return locked;
+}
+
+/* Return: false if it was interrupted. */
+static bool region_sharing(struct region *region, struct area_sharing *sum,
+			   bool (*interrupted)(void))
+{
+	unsigned long addr, stop;
+	bool done = true;
+
+	for (addr = region->start; addr < region->end && done; addr = stop) {
+		if (interrupted() || !hold_visit(region->mm, addr, interrupted))
+			return false;
+		done = batch_sharing(region, addr, &stop, sum);
+		hold_leave(region->mm, addr);
+		cond_resched();
+	}
+	return done;
 }
 
 /**
  * ksmdev_area_show() - print an area's statistics
  * @m: where to
  * @area: the area
+ * @interrupted: asked now and then whether to make do with what is known by then
  *
  * Context: Process. Walks the area's page tables.
  */
-void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area)
+void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area, bool (*interrupted)(void))
 {
 	struct ksmdev_counters *c = &area->counters;
 	struct area_sharing sum = { };
 	struct region *region = NULL;
 	unsigned int nr_regions = 0;
+	bool complete = true;
 	unsigned long pages = 0;
 	long zero = atomic_long_read(&c->slots[SLOT_ZERO]);
 	long metadata = atomic_long_read(&c->metadata);
@@ -274,7 +304,7 @@ void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area)
 	while ((region = area_next_region(area, region))) {
 		nr_regions++;
 		pages += (region->end - region->start) >> PAGE_SHIFT;
-		region_sharing(region, &sum);
+		complete = complete && region_sharing(region, &sum, interrupted);
 	}
 	sum.shared = (sum.shared + FRACTION_HALF) >> FRACTION_SHIFT;
 	sum.sharing = (sum.sharing + FRACTION_HALF) >> FRACTION_SHIFT;
@@ -293,4 +323,6 @@ void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area)
 	seq_printf(m, "max_kernel_pages:\t%lu\n", READ_ONCE(ksmdev_max_kernel_pages));
 	seq_printf(m, "metadata_bytes:\t%ld\n", metadata);
 	seq_printf(m, "profit_bytes:\t%ld\n", profit(sum.sharing + zero, metadata));
+	if (!complete)
+		seq_puts(m, "incomplete:\t1\n");
 }

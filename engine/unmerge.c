@@ -23,24 +23,28 @@ static bool is_merged(const struct ksmdev_look *found, const struct slot *slot)
 }
 
 /*
- * @chunk is NULL, or locked.
+ * Unmerge what a mapping holds from @start to @end, at most UNMERGE_BATCH pages, until
+ * the lock was held for long. @chunk is NULL, or locked.
+ * Return: 0 or an error, and in @stop where to go on.
  */
-static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma,
-			 unsigned long start, unsigned long end)
+static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma, u64 since,
+			 unsigned long start, unsigned long end, unsigned long *stop)
 {
 	struct ksmdev_look found[UNMERGE_BATCH];
 	unsigned int i, nr = 0;
 	int err = 0;
 
 	ksmdev_look(vma, start, end, found);
-	for (i = 0; start < end; i++, start += PAGE_SIZE) {
+	/* What follows takes the page table's lock for a moment each, as a page fault does. */
+	hold_table(vma->vm_mm, start, ktime_get_ns() - since);
+	for (i = 0; start < end && !err; i++, start += PAGE_SIZE) {
 		struct slot *slot = NULL;
 
 		if (chunk && chunk->slots) {
 			nr = (start - chunk->addr) >> PAGE_SHIFT;
 			slot = &chunk->slots[nr];
 		}
-		if (err || !is_merged(&found[i], slot))
+		if (!is_merged(&found[i], slot))
 			continue;
 		err = ksmdev_unshare(vma, start);
 		trace_ksmdev_unmerge(vma->vm_mm, start, err);
@@ -49,75 +53,102 @@ static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma,
 		/* A page that cannot be read (hwpoison) is not ours to report. */
 		if (err == -EFAULT)
 			err = 0;
+		if (hold_is_long(since))
+			end = start + PAGE_SIZE;
 	}
+	*stop = start;
 	return err;
 }
 
 /*
- * Unmerge some pages from @start on. The mm's users are held.
- * Return: 0 or an error, and in @stop where to go on.
+ * Unmerge some pages from @start on, with the mmap lock held. The mm's users are held.
+ * Return: 0 or an error, and in @stop where to go on; -EBUSY if somebody has the chunk.
  */
-static int unmerge_batch(struct region *region, unsigned long start, unsigned long *stop)
+static int unmerge_locked(struct region *region, struct chunk *chunk, unsigned long start,
+			  unsigned long *stop)
 {
 	unsigned long chunk_end = (start & ~(CHUNK_SIZE - 1)) + CHUNK_SIZE;
 	unsigned long end = min3(region->end, chunk_end, start + UNMERGE_BATCH * PAGE_SIZE);
-	struct mm_struct *mm = region->mm;
 	struct vm_area_struct *vma;
-	struct chunk *chunk;
 	int err;
+	u64 since;
 
-	err = mmap_read_lock_killable(mm);
+	err = mmap_read_lock_killable(region->mm);
 	if (err)
 		return err;
+	since = hold_begin(region->mm);
 	vma = region_find_pages(region, start, end, stop);
-	if (!vma)
-		goto out_unlock;
-	chunk = chunk_lookup(region, start);
-	/* Scans only try to get the mmap lock while they hold a chunk's. */
-	if (chunk)
-		mutex_lock(&chunk->lock);
-	err = unmerge_pages(chunk, vma, start, *stop);
-	if (chunk) {
-		mutex_unlock(&chunk->lock);
-		chunk_put(chunk);
+	if (vma && chunk && !mutex_trylock(&chunk->lock)) {
+		err = -EBUSY;
+	} else if (vma) {
+		err = unmerge_pages(chunk, vma, since, start, *stop, stop);
+		if (chunk)
+			mutex_unlock(&chunk->lock);
 	}
-out_unlock:
-	mmap_read_unlock(mm);
+	mmap_read_unlock(region->mm);
+	hold_end(region->mm, since);
 	return err;
 }
 
-static int unmerge_region(struct region *region)
+static int unmerge_batch(struct region *region, unsigned long start, unsigned long *stop)
 {
-	unsigned long addr = region->start;
+	struct chunk *chunk;
+	int err;
+
+	if (!mmget_not_zero(region->mm)) {
+		*stop = region->end;
+		return 0;
+	}
+	chunk = chunk_lookup(region, start);
+	err = unmerge_locked(region, chunk, start, stop);
+	if (err == -EBUSY) {
+		/* A scan, which takes a while, and only tries to get the mmap lock. */
+		*stop = start;
+		err = mutex_lock_killable(&chunk->lock);
+		if (!err)
+			mutex_unlock(&chunk->lock);
+	}
+	if (chunk)
+		chunk_put(chunk);
+	mmput_async(region->mm);
+	return err;
+}
+
+static int unmerge_region(struct region *region, bool (*interrupted)(void))
+{
+	unsigned long addr = region->start, here;
 	int err = 0;
 
-	if (!mmget_not_zero(region->mm))
-		return 0;
 	while (addr < region->end && !err && !READ_ONCE(region->dead)) {
-		err = unmerge_batch(region, addr, &addr);
+		here = addr;
+		if (interrupted() || !hold_visit(region->mm, here, interrupted))
+			return -EINTR;
+		err = unmerge_batch(region, here, &addr);
+		hold_leave(region->mm, here);
 		cond_resched();
 	}
-	mmput_async(region->mm);
 	return err;
 }
 
 /**
  * ksmdev_area_unmerge() - give an area's merged pages copies of their own
  * @area: the area
+ * @interrupted: asked between two pieces of work whether to return early
  *
  * Pages that a scan merges meanwhile may stay merged. After an error the pages
- * that were done are private, the others still merged, and all is consistent.
+ * that were done are private, the others still merged, and all is consistent. What was done
+ * is passed over when it is called again.
  *
  * Context: Process. Sleeps.
- * Return: 0; -ENOMEM; -EINTR on a fatal signal.
+ * Return: 0; -ENOMEM; -EINTR if @interrupted said so, or on a fatal signal.
  */
-int ksmdev_area_unmerge(struct ksmdev_area *area)
+int ksmdev_area_unmerge(struct ksmdev_area *area, bool (*interrupted)(void))
 {
 	struct region *region = NULL;
 	int err;
 
 	while ((region = area_next_region(area, region))) {
-		err = unmerge_region(region);
+		err = unmerge_region(region, interrupted);
 		if (err) {
 			region_put(region);
 			return err;

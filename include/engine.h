@@ -21,7 +21,7 @@ int ksmdev_area_register(struct ksmdev_area *area, u64 addr, u64 npages);
 void ksmdev_area_remove_all(struct ksmdev_area *area);
 void ksmdev_areas_exit(void);
 /* engine/unmerge.c */
-int ksmdev_area_unmerge(struct ksmdev_area *area);
+int ksmdev_area_unmerge(struct ksmdev_area *area, bool (*interrupted)(void));
 
 /* Scanning. engine/scan.c */
 struct ksmdev_scan *ksmdev_scan_create(void);
@@ -43,7 +43,7 @@ void ksmdev_kksmd_exit(void);
 
 /* Statistics. engine/stats.c */
 extern const struct attribute_group ksmdev_stats_group;
-void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area);
+void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area, bool (*interrupted)(void));
 
 /* Indexes. engine/index.c, engine/shared.c */
 int ksmdev_index_init(void);

@@ -169,7 +169,7 @@ unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found);
 
 struct region *area_next_region(struct ksmdev_area *area, struct region *region);
 struct region *regions_claim(unsigned long budget, unsigned long *start, unsigned long *end,
-			     bool *new_pass);
+			     bool *new_pass, u64 *until);
 struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, unsigned long addr);
 void regions_skip_to(struct region *region, unsigned long from, unsigned long to);
 unsigned long region_forget(struct region *region, unsigned long start, unsigned long end,

@@ -10,6 +10,7 @@
 #ifndef KSMDEV_SCAN_H
 #define KSMDEV_SCAN_H
 
+#include "hold.h"
 #include "index.h"
 #include "mm.h"
 #include "region.h"
@@ -134,8 +135,5 @@ void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
 		    struct ksmdev_mapping *map, unsigned int nr);
 void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long start,
 		  unsigned long end);
-void hold_note(u64 start);
-
-extern unsigned long ksmdev_longest_hold_us;
 
 #endif /* KSMDEV_SCAN_H */

@@ -1272,6 +1272,7 @@ static const struct {
 	{ "pages_scanned", 0444, true },
 	{ "pages_skipped", 0444, true },
 	{ "full_scans", 0444, true },
+	{ "held_us", 0444, false },
 	{ "kernel_pages", 0444, true },
 	{ "max_kernel_pages", 0644, true },
 	{ "metadata_bytes", 0444, true },
