@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * hold_test.c - scans do not keep locks from those who need them
+ *
+ * By the driver's own account (held_us), and by what a process can still do while its
+ * memory is scanned from all sides.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "ksm_harness.h"
+
+/* Little memory, in one page table: the worst case. */
+#define N 128UL
+
+/**
+ * struct scans - all that scan, at full speed
+ * @k: the device
+ * @area: where the memory is registered
+ * @mem: it, of this process
+ * @stop: set to end
+ * @thread: those that call KSM_SCAN and KSM_MERGE_RANGE
+ */
+struct scans {
+	const struct ksm *k;
+	int area;
+	char *mem;
+	volatile int stop;
+	pthread_t thread[4];
+};
+
+static void *scan_main(void *arg)
+{
+	struct scans *s = arg;
+	int fd = ioctl(s->k->dev, KSM_CREATE_SCAN);
+
+	while (!s->stop)
+		ksm_scan(fd, N);
+	close(fd);
+	return NULL;
+}
+
+static void *merge_main(void *arg)
+{
+	struct scans *s = arg;
+	uint64_t merged;
+
+	while (!s->stop)
+		ksm_merge_range(s->area, s->mem, N, &merged);
+	return NULL;
+}
+
+static void *unmerge_main(void *arg)
+{
+	struct scans *s = arg;
+
+	while (!s->stop) {
+		ksm_unmerge(s->area);
+		ksm_fdinfo(s->area, "pages_sharing");
+	}
+	return NULL;
+}
+
+static void scans_begin(struct scans *s, unsigned int threads)
+{
+	if (ksm_set_pace(s->k->dev, 0, threads) || ksm_start(s->k->dev, 100 * threads, 0, 0))
+		ksm_die("kksmd does not start");
+	s->stop = 0;
+	pthread_create(&s->thread[0], NULL, scan_main, s);
+	pthread_create(&s->thread[1], NULL, scan_main, s);
+	pthread_create(&s->thread[2], NULL, merge_main, s);
+	pthread_create(&s->thread[3], NULL, unmerge_main, s);
+}
+
+static void scans_end(struct scans *s)
+{
+	s->stop = 1;
+	for (size_t i = 0; i < 4; i++)
+		pthread_join(s->thread[i], NULL);
+	ksm_stop(s->k->dev);
+}
+
+static void *mmap_near(size_t npages)
+{
+	char *mem = mmap(NULL, KSM_HUGE_SIZE * 2, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *at = (char *)(((uintptr_t)mem + KSM_HUGE_SIZE - 1) & ~(KSM_HUGE_SIZE - 1));
+
+	madvise(mem, KSM_HUGE_SIZE * 2, MADV_NOHUGEPAGE);
+	(void)npages;
+	return at;
+}
+
+/* Of one page table's process, mmap locks are not held for more than a part of the time. */
+TEST_F_TIMEOUT(device, part_of_the_time, 120)
+{
+	static const unsigned int threads[] = { 1, 64 };
+	struct scans s = { .k = &self->k, .area = self->area, .mem = mmap_near(N) };
+
+	ksm_fill(s.mem, N / 2, 1);
+	ksm_fill(s.mem + N / 2 * PGSZ, N / 2, 1);
+	ASSERT_EQ(0, ksm_register(self->area, s.mem, N));
+	for (int i = 0; i < 2; i++) {
+		long long visits, held;
+		double begin;
+
+		scans_begin(&s, threads[i]);
+		ASSERT_TRUE(ksm_wait_more("full_scans", 10, 60));
+		begin = ksm_now();
+		visits = ksm_stat("pages_scanned");
+		held = ksm_stat("held_us");
+		ASSERT_TRUE(ksm_wait_more("full_scans", 200, 60));
+		held = ksm_stat("held_us") - held;
+		visits = (ksm_stat("pages_scanned") - visits) / N;
+		begin = ksm_now() - begin;
+		scans_end(&s);
+		TH_LOG("%u threads: %lld visits, %lld us held in %.3f s: %.3f", threads[i], visits,
+		       held, begin, held / 1e6 / begin);
+		/* The engine aims at a fifth of this. A holder may be scheduled out. */
+		EXPECT_GT(begin * 1e6 / 2, held);
+	}
+	EXPECT_EQ(0, ksm_wrong(s.mem, N / 2, 1));
+}
+
+/* Faults and mmap() go on beside them. */
+TEST_F_TIMEOUT(device, faults_go_on, 240)
+{
+	struct scans s = { .k = &self->k, .area = self->area, .mem = mmap_near(N) };
+	double begin, worst = 0, one;
+
+	ASSERT_EQ(0, ksm_register(self->area, s.mem, N));
+	scans_begin(&s, 64);
+	for (int round = 0; round < 100; round++) {
+		begin = ksm_now();
+		for (size_t i = 0; i < N; i++)
+			ksm_fill_page(s.mem + i * PGSZ, round, i / 2);
+		munmap(mmap(NULL, PGSZ, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), PGSZ);
+		for (size_t i = 0; i < N; i++)
+			if (!ksm_page_is(s.mem + i * PGSZ, round, i / 2))
+				ksm_die("page %zu is wrong", i);
+		one = ksm_now() - begin;
+		if (one > worst)
+			worst = one;
+		if (round % 10 == 9)
+			madvise(s.mem, N * PGSZ, MADV_DONTNEED);
+	}
+	scans_end(&s);
+	TH_LOG("the slowest of 100 rounds took %.3f s", worst);
+}
+
+/* A page is given back by a fault under the lock: that is noted, too. */
+TEST_F_TIMEOUT(device, giving_back_is_noted, 120)
+{
+	const size_t n = 2048;
+	char *mem = ksm_mmap(n);
+	long long held, longest;
+	struct ksm_child c;
+
+	ksm_fill(mem, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	ksm_spawn(&c);
+	ASSERT_EQ(0, ksm_call(&c, ksm_fn_register, self->area, mem, n));
+	ksm_call(&c, ksm_fn_fill, mem, n, 1);
+	ksm_merge_all(&self->k);
+	ASSERT_EQ(n, ksm_stat("pages_sharing"));
+	ksm_kill(&c);
+	ASSERT_EQ(0, ksm_write_file("/sys/class/misc/ksm/longest_hold_us", "0"));
+	held = ksm_stat("held_us");
+	ASSERT_EQ(0, ksm_unmerge(self->area));
+	EXPECT_LT(held, ksm_stat("held_us"));
+	longest = ksm_stat("longest_hold_us");
+	TH_LOG("%lld us in all, %lld us at a time", ksm_stat("held_us") - held, longest);
+	EXPECT_LT(0, longest);
+	/* Many holds, not one. */
+	EXPECT_GT(ksm_stat("held_us") - held, 2 * longest);
+	EXPECT_EQ(0, ksm_wrong(mem, n, 1));
+}
+
+TEST_HARNESS_MAIN

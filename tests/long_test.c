@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * long_test.c - calls that take long: they end early when they must, and lose nothing
+ *
+ * What was done is counted, not how long it took. suspend_test.c is about the same calls
+ * while the machine suspends.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "ksm_harness.h"
+
+#define CGROUP	"/sys/fs/cgroup/ksm-long"
+#define PARAM	"/sys/module/ksmdev/parameters/regions_per_area"
+
+/* Seconds after which something hangs. */
+#define HANGS	60
+
+/* Pages of each half of what is unmerged: takes a second or so in an emulated VM. */
+#define N	8192UL
+
+/* A value of a file of "name value" lines. */
+static long long key_of(const char *path, const char *key)
+{
+	size_t length = strlen(key);
+	long long value = -1;
+	char line[128];
+	FILE *f = fopen(path, "r");
+
+	if (!f)
+		ksm_die("cannot open %s: %s", path, strerror(errno));
+	while (value < 0 && fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, length) && line[length] == ' ')
+			value = atoll(line + length);
+	fclose(f);
+	if (value < 0)
+		ksm_die("no %s in %s", key, path);
+	return value;
+}
+
+static long fn_unmerge(long area, long unused, long unused2, long unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	return ksm_unmerge(area);
+}
+
+static long fn_merge(long area, long addr, long npages, long unused)
+{
+	uint64_t merged;
+	int ret = ksm_merge_range(area, (void *)addr, npages, &merged);
+
+	(void)unused;
+	return ret ? ret : (long)merged;
+}
+
+/* ---- KSM_UNMERGE, while it is at work ---- */
+
+FIXTURE(unmerge)
+{
+	struct ksm k;
+	int area;
+	struct ksm_child c;
+	char *mem;
+};
+
+/* A process with two equal halves, merged. */
+FIXTURE_SETUP(unmerge)
+{
+	ksm_begin(&self->k);
+	self->area = ksm_area(&self->k);
+	self->mem = ksm_mmap(2 * N);
+	ksm_spawn(&self->c);
+	ksm_call(&self->c, ksm_fn_fill, self->mem, N, 1);
+	ksm_call(&self->c, ksm_fn_fill, self->mem + N * PGSZ, N, 1);
+	ASSERT_EQ(0, ksm_call(&self->c, ksm_fn_register, self->area, self->mem, 2 * N));
+	ASSERT_LT(0, ksm_call(&self->c, fn_merge, self->area, self->mem, 2 * N));
+	ASSERT_LT(N - 16, ksm_stat("pages_sharing"));
+}
+
+FIXTURE_TEARDOWN(unmerge)
+{
+	close(self->area);
+	ksm_finish(&self->k);
+}
+
+/* Let the child unmerge, and come back when it is at it. */
+static bool begin_unmerge(struct ksm_child *c, int area)
+{
+	long long sharing = ksm_stat("pages_sharing");
+	double end = ksm_now() + HANGS;
+
+	ksm_call_start(c, fn_unmerge, area, 0, 0, 0);
+	while (ksm_stat("pages_sharing") > sharing - 64)
+		if (ksm_now() > end)
+			return false;
+	return true;
+}
+
+TEST_F_TIMEOUT(unmerge, killed, 180)
+{
+	long long faults = key_of("/proc/vmstat", "pgfault");
+
+	ASSERT_TRUE(begin_unmerge(&self->c, self->area));
+	ksm_kill(&self->c);
+	/* Each page takes a fault to be unmerged. */
+	faults = key_of("/proc/vmstat", "pgfault") - faults;
+	TH_LOG("%lld page faults", faults);
+	EXPECT_GT(2 * N - 64, faults);
+}
+
+TEST_F_TIMEOUT(unmerge, stopped, 180)
+{
+	int status;
+
+	ASSERT_TRUE(begin_unmerge(&self->c, self->area));
+	ASSERT_EQ(0, kill(self->c.pid, SIGSTOP));
+	ASSERT_EQ(self->c.pid, waitpid(self->c.pid, &status, WUNTRACED));
+	ASSERT_TRUE(WIFSTOPPED(status));
+	TH_LOG("%lld left", ksm_stat("pages_sharing"));
+	EXPECT_LT(0, ksm_stat("pages_sharing"));
+	/* It goes on where it was, and the program sees nothing of it. */
+	ASSERT_EQ(0, kill(self->c.pid, SIGCONT));
+	EXPECT_EQ(0, ksm_call_finish(&self->c));
+	EXPECT_EQ(0, ksm_stat("pages_sharing"));
+	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, self->mem, N, 1));
+	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, self->mem + N * PGSZ, N, 1));
+	EXPECT_EQ(0, ksm_end(&self->c));
+}
+
+TEST_F_TIMEOUT(unmerge, frozen, 180)
+{
+	double end = ksm_now() + HANGS;
+	char pid[16];
+
+	rmdir(CGROUP);
+	ASSERT_EQ(0, mkdir(CGROUP, 0755));
+	snprintf(pid, sizeof(pid), "%d", self->c.pid);
+	ASSERT_EQ(0, ksm_write_file(CGROUP "/cgroup.procs", pid));
+	ASSERT_TRUE(begin_unmerge(&self->c, self->area));
+	ASSERT_EQ(0, ksm_write_file(CGROUP "/cgroup.freeze", "1"));
+	while (!key_of(CGROUP "/cgroup.events", "frozen"))
+		ASSERT_GT(end, ksm_now());
+	TH_LOG("%lld left", ksm_stat("pages_sharing"));
+	EXPECT_LT(0, ksm_stat("pages_sharing"));
+	ASSERT_EQ(0, ksm_write_file(CGROUP "/cgroup.freeze", "0"));
+	EXPECT_EQ(0, ksm_call_finish(&self->c));
+	EXPECT_EQ(0, ksm_stat("pages_sharing"));
+	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, self->mem, N, 1));
+	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, self->mem + N * PGSZ, N, 1));
+	EXPECT_EQ(0, ksm_end(&self->c));
+	rmdir(CGROUP);
+}
+
+static volatile int alarms;
+
+static void on_alarm(int sig)
+{
+	(void)sig;
+	alarms++;
+}
+
+static long fn_unmerge_alarmed(long area, long unused, long unused2, long unused3)
+{
+	struct itimerval often = { { 0, 1000 }, { 0, 1000 } }, never = { 0 };
+	struct sigaction sa = { .sa_handler = on_alarm };
+	int ret;
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_REAL, &often, NULL);
+	ret = ksm_unmerge(area);
+	setitimer(ITIMER_REAL, &never, NULL);
+	return ret ? ret : alarms;
+}
+
+/* A timer that goes off all the time does not keep it from its end, nor is it an error. */
+TEST_F_TIMEOUT(unmerge, alarmed, 180)
+{
+	EXPECT_LT(0, ksm_call(&self->c, fn_unmerge_alarmed, self->area, 0, 0));
+	EXPECT_EQ(0, ksm_stat("pages_sharing"));
+	EXPECT_EQ(0, ksm_end(&self->c));
+}
+
+/* ---- fdinfo ---- */
+
+static long fn_read_fdinfo(long area, long stop, long unused, long unused2)
+{
+	long incomplete = 0;
+	char path[64], text[4096];
+
+	(void)unused;
+	(void)unused2;
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", (int)area);
+	while (!*(volatile int *)stop) {
+		int fd = open(path, O_RDONLY);
+		ssize_t size = read(fd, text, sizeof(text) - 1);
+
+		if (fd < 0 || size <= 0)
+			return -errno;
+		text[size] = '\0';
+		incomplete += !!strstr(text, "\nincomplete:\t1\n");
+		close(fd);
+	}
+	return incomplete;
+}
+
+/* Who is stopped while he reads it gets what was counted by then, and is told. */
+TEST_F_TIMEOUT(device, stopped_in_fdinfo, 180)
+{
+	const size_t n = 32768;
+	char *mem = ksm_mmap(n);
+	volatile int *stop = mmap(NULL, PGSZ, PROT_READ | PROT_WRITE,
+				  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct ksm_child c;
+
+	ksm_fill_same(mem, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n));
+	ksm_spawn(&c);
+	ksm_call_start(&c, fn_read_fdinfo, self->area, (long)stop, 0, 0);
+	for (int i = 0; i < 50; i++) {
+		int status;
+
+		usleep(1000 + 777 * i % 5000);
+		ASSERT_EQ(0, kill(c.pid, SIGSTOP));
+		ASSERT_EQ(c.pid, waitpid(c.pid, &status, WUNTRACED));
+		ASSERT_EQ(0, kill(c.pid, SIGCONT));
+	}
+	*stop = 1;
+	/* The walk is most of what it does. */
+	EXPECT_LT(0, ksm_call_finish(&c));
+	EXPECT_EQ(0, ksm_end(&c));
+}
+
+/* ---- a CPU that a real-time task owns ---- */
+
+static long fn_own_cpu(long cpu, long state, long unused, long unused2)
+{
+	struct sched_param param = { .sched_priority = 50 };
+	volatile int *at = (volatile int *)state;
+	double end;
+
+	(void)unused;
+	(void)unused2;
+	ksm_use_cpu(cpu);
+	if (sched_setscheduler(0, SCHED_FIFO, &param))
+		return -errno;
+	/* Work for the CPU, which nobody does. */
+	memset(ksm_mmap(5), 1, 5 * PGSZ);
+	end = ksm_now() + HANGS / 4;
+	*at = 1;
+	/* Ends by itself: not even the harness might get rid of it. */
+	while (*at == 1 && ksm_now() < end)
+		;
+	return *at;
+}
+
+/*
+ * Merging wants a work item done on each CPU. It does not wait for one that is not to be
+ * had: the call is back while that task still runs.
+ */
+TEST_F_TIMEOUT(device, realtime_task, 120)
+{
+	const size_t n = 512;
+	char *mem = ksm_mmap(2 * n);
+	volatile int *state = mmap(NULL, PGSZ, PROT_READ | PROT_WRITE,
+				   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct ksm_child c;
+	uint64_t merged;
+
+	ASSERT_EQ(0, ksm_write_file("/proc/sys/kernel/sched_rt_runtime_us", "-1"));
+	ksm_use_cpu(0);
+	ksm_spawn(&c);
+	ksm_call_start(&c, fn_own_cpu, 1, (long)state, 0, 0);
+	while (!*state)
+		usleep(1000);
+	ksm_fill(mem, n, 1);
+	ksm_fill(mem + n * PGSZ, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
+	EXPECT_EQ(0, ksm_merge_range(self->area, mem, 2 * n, &merged));
+	EXPECT_EQ(0, ksm_scan(self->k.scan, 4 * n));
+	*state = 2;
+	/* It returns what it ended for: 1 is its time being up. */
+	EXPECT_EQ(2, ksm_call_finish(&c));
+	EXPECT_EQ(0, ksm_end(&c));
+	EXPECT_EQ(0, ksm_write_file("/proc/sys/kernel/sched_rt_runtime_us", "950000"));
+	/* All that was left is merged now. */
+	EXPECT_EQ(0, ksm_merge_range(self->area, mem, 2 * n, &merged));
+	EXPECT_EQ(n, ksm_same_frames(0, mem, 0, mem + n * PGSZ, n));
+}
+
+/* ---- many regions ---- */
+
+static void register_pages(int area, char *mem, size_t nr)
+{
+	for (size_t i = 0; i < nr; i++)
+		if (ksm_register(area, mem + 2 * i * PGSZ, 1))
+			ksm_die("region %zu: %s", i, strerror(errno));
+}
+
+/* Seconds for one of the calls that go over all regions: the best of three. */
+static double time_of(int area, int what)
+{
+	double best = HANGS;
+
+	for (int i = 0; i < 3; i++) {
+		double begin = ksm_now();
+
+		if (what == 0)
+			ksm_unmerge(area);
+		else
+			ksm_fdinfo(area, "regions");
+		if (ksm_now() - begin < best)
+			best = ksm_now() - begin;
+	}
+	return best;
+}
+
+/* Ten times as many regions take ten times as long, and not a hundred times. */
+TEST_F_TIMEOUT(device, many_regions, 300)
+{
+	const size_t few = 2000, many = 20000;
+	char *mem = ksm_mmap(2 * many);
+	int area = ksm_area(&self->k);
+	double part[2];
+
+	ASSERT_EQ(0, ksm_write_file(PARAM, "20000"));
+	register_pages(self->area, mem, few);
+	for (int what = 0; what < 2; what++)
+		part[what] = time_of(self->area, what);
+	ASSERT_EQ(0, ksm_remove(self->area));
+	register_pages(area, mem, many);
+	EXPECT_EQ(many, ksm_fdinfo(area, "regions"));
+	for (int what = 0; what < 2; what++) {
+		double all = time_of(area, what);
+
+		TH_LOG("%s: %zu regions %.4f s, %zu regions %.4f s", what ? "fdinfo" : "KSM_UNMERGE",
+		       few, part[what], many, all);
+		EXPECT_GT(40 * part[what], all);
+	}
+	close(area);
+	EXPECT_EQ(0, ksm_stat("regions"));
+	ASSERT_EQ(0, ksm_write_file(PARAM, "1024"));
+}
+
+/* What is closed with a lot in it is freed in the end, and keeps nobody from coming and going. */
+TEST_F_TIMEOUT(device, close_many_chunks, 180)
+{
+	const size_t n = 2000;
+	long long metadata = ksm_stat("metadata_bytes");
+	char *mem = mmap(NULL, n * KSM_HUGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, mem);
+	madvise(mem, n * KSM_HUGE_SIZE, MADV_NOHUGEPAGE);
+	for (int round = 0; round < 3; round++) {
+		for (size_t i = 0; i < n; i++)
+			ksm_fill_page(mem + i * KSM_HUGE_SIZE, 1, i);
+		ASSERT_EQ(0, ksm_register(self->area, mem, n * KSM_HUGE_PAGES));
+		ksm_passes(&self->k, 3);
+		EXPECT_LT(metadata + (long long)(n * PGSZ), ksm_stat("metadata_bytes"));
+		/* The second time it is a hole that is forgotten. */
+		if (round == 1) {
+			ASSERT_EQ(0, madvise(mem, n * KSM_HUGE_SIZE, MADV_DONTNEED));
+			munmap(mem, n * KSM_HUGE_SIZE);
+			ksm_passes(&self->k, 3);
+			EXPECT_GT(metadata + (long long)(n * PGSZ), ksm_stat("metadata_bytes"));
+			mem = mmap(mem, n * KSM_HUGE_SIZE, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+			madvise(mem, n * KSM_HUGE_SIZE, MADV_NOHUGEPAGE);
+		}
+		ASSERT_EQ(0, ksm_remove(self->area));
+		EXPECT_EQ(0, ksm_stat("regions"));
+		/* The index may have kept some of its room. */
+		for (double end = ksm_now() + HANGS;
+		     ksm_stat("metadata_bytes") > metadata + (long long)(n * PGSZ) / 2; usleep(10000))
+			ASSERT_GT(end, ksm_now());
+	}
+}
+
+TEST_HARNESS_MAIN
