@@ -406,7 +406,7 @@ static void *punch_all_the_time(void *arg)
 }
 
 /* Holes come while kksmd merges and the owners write. */
-TEST_F(mapped, holes_all_the_time)
+TEST_F_TIMEOUT(mapped, holes_all_the_time, 300)
 {
 	char *a = map_written(self->fd, self->area, N, OWN_SEED);
 	char *b = map_written(self->fd, self->area, N, OWN_SEED);
@@ -416,7 +416,7 @@ TEST_F(mapped, holes_all_the_time)
 
 	ASSERT_EQ(pthread_create(&thread, NULL, punch_all_the_time, &puncher), 0);
 	ASSERT_EQ(ksm_start(self->k.dev, 1000, 0, 1000), 0);
-	for (int round = 0; round < 60; round++) {
+	for (int round = 0; round < 20; round++) {
 		unsigned long since = __atomic_load_n(&puncher.punched, __ATOMIC_ACQUIRE);
 		uint64_t seed = OWN_SEED + round % 3;
 
