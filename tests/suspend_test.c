@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * suspend_test.c - neither kksmd nor a task in KSM_SCAN holds up a suspend, or scans in it
+ * suspend_test.c - neither kksmd nor a task in a call of ours holds up a suspend, or scans in it
  *
  * The kernel's test mode freezes all tasks, waits, and thaws them. A thread of ours that could
  * not be frozen would fail it; one that was exempt from it would go on scanning meanwhile.
@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "ksm_harness.h"
@@ -79,6 +80,85 @@ TEST_F(device, suspend)
 	EXPECT_EQ(0, s.error);
 	/* Thawed, it goes on. */
 	EXPECT_TRUE(ksm_wait_more("pages_scanned", 100, 5));
+}
+
+static long fn_merge(long area, long addr, long npages, long unused)
+{
+	uint64_t merged;
+
+	(void)unused;
+	return ksm_merge_range(area, (void *)addr, npages, &merged);
+}
+
+static long fn_unmerge(long area, long unused, long unused2, long unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	return ksm_unmerge(area);
+}
+
+/* Until told to stop, the calls that walk much memory; a suspend may end them early. */
+static long fn_walk(long area, long addr, long npages, long stop)
+{
+	long ret = 0;
+
+	while (!ret && !*(volatile int *)stop) {
+		ksm_fdinfo(area, "pages_sharing");
+		ret = fn_merge(area, addr, npages, 0);
+		if (ret == -EINTR)
+			ret = 0;
+	}
+	return ret;
+}
+
+/*
+ * A long call does not make suspending fail, which waits for a second for all tasks to be
+ * frozen; afterwards it goes on, and its caller sees nothing of that.
+ */
+TEST_F_TIMEOUT(device, long_calls, 240)
+{
+	const size_t n = 16384;
+	char *mem = ksm_mmap(2 * n), *more = ksm_mmap(n);
+	volatile int *stop = mmap(NULL, PGSZ, PROT_READ | PROT_WRITE,
+				  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct ksm_child c, walker;
+	long long sharing;
+	int area;
+
+	if (access("/sys/power/state", W_OK) || access("/sys/power/pm_test", W_OK))
+		SKIP(return, "this kernel has no /sys/power/pm_test to suspend with");
+	ksm_spawn(&c);
+	ksm_call(&c, ksm_fn_fill, mem, n, 1);
+	ksm_call(&c, ksm_fn_fill, mem + n * PGSZ, n, 1);
+	ASSERT_EQ(0, ksm_call(&c, ksm_fn_register, self->area, mem, 2 * n));
+	ASSERT_EQ(0, ksm_call(&c, fn_merge, self->area, mem, 2 * n));
+	area = ksm_area(&self->k);
+	ksm_spawn(&walker);
+	ksm_call(&walker, ksm_fn_fill, more, n, 2);
+	ASSERT_EQ(0, ksm_call(&walker, ksm_fn_register, area, more, n));
+
+	ksm_write_file("/sys/module/suspend/parameters/pm_test_delay", "1");
+	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "1000"));
+	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_test", "freezer"));
+	ksm_call_start(&walker, fn_walk, area, (long)more, n, (long)stop);
+	sharing = ksm_stat("pages_sharing");
+	ksm_call_start(&c, fn_unmerge, self->area, 0, 0, 0);
+	while (ksm_stat("pages_sharing") > sharing - 64)
+		;
+	EXPECT_EQ(0, ksm_write_file("/sys/power/state", "freeze"));
+	/* It was in the middle. */
+	EXPECT_LT(0, ksm_stat("pages_sharing"));
+	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_test", "none"));
+	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "20000"));
+	EXPECT_EQ(0, ksm_call_finish(&c));
+	EXPECT_EQ(0, ksm_stat("pages_sharing"));
+	*stop = 1;
+	EXPECT_EQ(0, ksm_call_finish(&walker));
+	EXPECT_EQ(0, ksm_call(&c, ksm_fn_wrong, mem, n, 1));
+	EXPECT_EQ(0, ksm_call(&c, ksm_fn_wrong, mem + n * PGSZ, n, 1));
+	EXPECT_EQ(0, ksm_end(&c));
+	EXPECT_EQ(0, ksm_end(&walker));
 }
 
 TEST_HARNESS_MAIN
