@@ -306,6 +306,8 @@ static void free_pruned(struct work_struct *work)
 		if (!page_ref_count(page))
 			page_ref_unfreeze(page, 1);
 		put_page(page);
+		/* Only now: until then it takes memory, which the limit is for. */
+		atomic_long_dec(&nr_shared);
 		cond_resched();
 	}
 }
@@ -333,7 +335,6 @@ static bool prune(struct ksmdev_kpage *kpage)
 	if (page_ref_count(page))
 		ksmdev_kpage_forget(kpage);
 	llist_add(&kpage->link, &pruned);
-	atomic_long_dec(&nr_shared);
 	return true;
 }
 
