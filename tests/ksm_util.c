@@ -252,6 +252,29 @@ bool ksm_wait_more(const char *name, long long more, double seconds)
 	return false;
 }
 
+bool ksm_wait_least(const char *name, long long value)
+{
+	double end = ksm_now() + KSM_PATIENCE;
+
+	do {
+		if (ksm_stat(name) >= value)
+			return true;
+		usleep(10000);
+	} while (ksm_now() < end);
+	fprintf(stderr, "# %s is %lld, not %lld or more\n", name, ksm_stat(name), value);
+	return false;
+}
+
+bool ksm_wait_quiet(const char *name)
+{
+	double end = ksm_now() + KSM_PATIENCE;
+
+	while (ksm_wait_more(name, 1, 0.5))
+		if (ksm_now() > end)
+			return false;
+	return true;
+}
+
 bool ksm_wait_stat(const char *name, long long value)
 {
 	double end = ksm_now() + KSM_PATIENCE;

@@ -107,6 +107,10 @@ long long ksm_stat(const char *name);
 bool ksm_wait_stat(const char *name, long long value);
 /* Wait until the counter has grown by @more; false after @seconds. */
 bool ksm_wait_more(const char *name, long long more, double seconds);
+/* Wait until it is @value or more; false after KSM_PATIENCE. */
+bool ksm_wait_least(const char *name, long long value);
+/* Wait until it does not change for half a second; false after KSM_PATIENCE. */
+bool ksm_wait_quiet(const char *name);
 /* Seconds of a clock that is never set. */
 double ksm_now(void);
 /* The value of "NAME:" in /proc/PID/fdinfo/FD of this process. */

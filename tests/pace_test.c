@@ -90,13 +90,15 @@ TEST_F(device, threads_come_and_go)
 {
 	static const unsigned int counts[] = { 2, 1, 5, KSM_MAX_THREADS, 3, 3, 1 };
 	struct ksm_thread t;
+	double end;
 
 	EXPECT_EQ(1, ksm_count_threads());
 	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
 		ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, counts[i]));
 		EXPECT_EQ(counts[i], ksm_stat("threads"));
 		/* One that was ended may be seen until its parent has noticed. */
-		for (int wait = 0; ksm_count_threads() != counts[i] && wait < 100; wait++)
+		end = ksm_now() + KSM_PATIENCE;
+		while (ksm_count_threads() != counts[i] && ksm_now() < end)
 			usleep(20000);
 		EXPECT_EQ(counts[i], ksm_count_threads());
 		/* To look at every one of many takes a debug kernel a minute. */
@@ -113,10 +115,12 @@ TEST_F(device, threads_come_and_go)
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 7, 0));
 	EXPECT_EQ(4, ksm_stat("threads"));
 	EXPECT_EQ(4, ksm_count_threads());
-	/* A thread gives itself its nice value when it first runs. */
-	usleep(200000);
 	for (unsigned int nr = 0; nr < 4; nr++) {
-		ASSERT_TRUE(find_nr(nr, &t));
+		/* A thread gives itself its nice value when it first runs, and then sleeps. */
+		end = ksm_now() + KSM_PATIENCE;
+		do {
+			ASSERT_TRUE(find_nr(nr, &t));
+		} while ((t.nice != 5 || t.state == 'R') && ksm_now() < end);
 		EXPECT_EQ(5, t.nice);
 		EXPECT_TRUE(t.state == 'S' || t.state == 'I');
 	}
@@ -134,13 +138,13 @@ TEST_F(device, all_threads_work)
 	churn_begin(&c, 4096);
 	ASSERT_EQ(0, ksm_register(self->area, c.mem, c.npages));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 4000, 0, 0));
-	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 10));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, KSM_PATIENCE));
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, nr_threads));
 	for (nr = 0; nr < nr_threads; nr++) {
 		ASSERT_TRUE(find_nr(nr, &t));
 		before[nr] = t.cpu;
 	}
-	end = ksm_now() + 20;
+	end = ksm_now() + KSM_PATIENCE;
 	while (busy < nr_threads && ksm_now() < end) {
 		usleep(100000);
 		for (nr = 0, busy = 0; nr < nr_threads; nr++)
@@ -162,7 +166,7 @@ TEST_F(device, threads_share_the_work)
 	for (int budget = 0; budget < 2; budget++) {
 		ASSERT_EQ(0, ksm_set_pace(self->k.dev, budget * 200, 4));
 		ASSERT_EQ(0, ksm_start(self->k.dev, 1000, 0, 100));
-		EXPECT_TRUE(wait_for_sharing(n, 25));
+		EXPECT_TRUE(wait_for_sharing(n, KSM_PATIENCE));
 		ASSERT_EQ(0, ksm_stop(self->k.dev));
 		EXPECT_EQ(n, ksm_stat("pages_shared"));
 		EXPECT_EQ(n, ksm_stat("pages_sharing"));
@@ -187,7 +191,7 @@ TEST_F(device, merges_of_a_round_are_shared)
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 4));
 	/* Each may be over by the other page of a pair. */
 	ASSERT_EQ(0, ksm_start(self->k.dev, 8 * n, 16, 3600000000U));
-	EXPECT_TRUE(wait_for_sharing(1, 10));
+	EXPECT_TRUE(wait_for_sharing(1, KSM_PATIENCE));
 	sleep(1);
 	merged = ksm_stat("pages_sharing");
 	EXPECT_GE(16 + 4, merged);
@@ -212,12 +216,12 @@ TEST_F(device, stop_waits_for_all)
 	for (int i = 0; i < 20; i++) {
 		ASSERT_EQ(0, ksm_set_pace(self->k.dev, i % 2 ? 400 : 0, 4));
 		ASSERT_EQ(0, ksm_start(self->k.dev, UINT32_MAX, 0, 0));
-		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1, 5));
+		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1, KSM_PATIENCE));
 		usleep(1000 * i);
 		began = ksm_now();
 		ASSERT_EQ(0, ksm_stop(self->k.dev));
 		scanned = ksm_stat("pages_scanned");
-		EXPECT_GT(10.0, ksm_now() - began);
+		EXPECT_GT(KSM_PATIENCE, ksm_now() - began);
 		usleep(30000);
 		EXPECT_EQ(scanned, ksm_stat("pages_scanned"));
 	}
@@ -236,13 +240,13 @@ TEST_F(device, threads_leave_at_once)
 	for (int i = 0; i < 10; i++) {
 		ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 8));
 		ASSERT_EQ(0, ksm_start(self->k.dev, UINT32_MAX, 0, 0));
-		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 5));
+		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, KSM_PATIENCE));
 		began = ksm_now();
 		ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 1));
-		EXPECT_GT(10.0, ksm_now() - began);
+		EXPECT_GT(KSM_PATIENCE, ksm_now() - began);
 		EXPECT_EQ(1, ksm_stat("run"));
 		/* The one that stays goes on. */
-		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 5));
+		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, KSM_PATIENCE));
 		ASSERT_EQ(0, ksm_stop(self->k.dev));
 		scanned = ksm_stat("pages_scanned");
 		usleep(30000);
@@ -286,7 +290,7 @@ TEST_F(device, no_pages_to_scan)
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 50, 1));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 0, 0, 0));
 	EXPECT_EQ(1, ksm_stat("run"));
-	EXPECT_TRUE(wait_for_sharing(n - 1, 10));
+	EXPECT_TRUE(wait_for_sharing(n - 1, KSM_PATIENCE));
 	/* Now they are needed. */
 	EXPECT_EQ(-EINVAL, ksm_set_pace(self->k.dev, 0, 2));
 	EXPECT_EQ(50, ksm_stat("cpu_percent"));
@@ -311,19 +315,17 @@ TEST_F(device, pace_holds_at_once)
 	churn_begin(&c, n);
 	ASSERT_EQ(0, ksm_register(self->area, c.mem, n));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 3600000000U));
-	/* The first round is over, and the next one an hour away. */
-	usleep(300000);
-	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.5));
+	/* The first round is soon over, and the next one an hour away. */
+	EXPECT_TRUE(ksm_wait_quiet("pages_scanned"));
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 50, 1));
-	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 5));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, KSM_PATIENCE));
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 1));
-	usleep(300000);
-	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.5));
+	EXPECT_TRUE(ksm_wait_quiet("pages_scanned"));
 	/* From the smallest share, which a slice is paid for with minutes, to a large one. */
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 1, KSM_MAX_THREADS));
 	sleep(2);
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 50, 1));
-	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 5));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, KSM_PATIENCE));
 	churn_end(&c);
 }
 
@@ -367,13 +369,14 @@ TEST_F(device, control_races)
 		EXPECT_EQ(0, ksm_call_finish(&c[i]));
 		EXPECT_EQ(0, ksm_end(&c[i]));
 	}
-	for (int wait = 0; ksm_count_threads() != ksm_stat("threads") && wait < 100; wait++)
-		usleep(20000);
+	for (double end = ksm_now() + KSM_PATIENCE; ksm_now() < end; usleep(20000))
+		if (ksm_count_threads() == ksm_stat("threads"))
+			break;
 	EXPECT_EQ(ksm_stat("threads"), ksm_count_threads());
 	/* Whatever state they left, the next command is obeyed. */
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 2));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 0));
-	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 5));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, KSM_PATIENCE));
 	ASSERT_EQ(0, ksm_stop(self->k.dev));
 	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.2));
 	churn_end(&churn);
@@ -394,7 +397,7 @@ TEST_F(device, budget_is_kept)
 		ASSERT_EQ(0, ksm_set_pace(self->k.dev, 10, threads[i]));
 		/* Numbers that would be full speed. */
 		ASSERT_EQ(0, ksm_start(self->k.dev, 1000000, 0, 0));
-		EXPECT_TRUE(ksm_wait_more("pages_scanned", 512, 30));
+		EXPECT_TRUE(ksm_wait_more("pages_scanned", 512, KSM_PATIENCE));
 		little = percent_used(4);
 		TH_LOG("10 %% for %u threads: %.1f %%", threads[i], little);
 		EXPECT_GT(50, little);
@@ -431,8 +434,8 @@ TEST_F(device, registration_ends_the_pause)
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 50, 2));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 0, 0, 0));
 	/* At first they come often. */
-	EXPECT_TRUE(wait_for_sharing(n, 10));
-	EXPECT_TRUE(ksm_wait_more("full_scans", 2, 10));
+	EXPECT_TRUE(wait_for_sharing(n, KSM_PATIENCE));
+	EXPECT_TRUE(ksm_wait_more("full_scans", 2, KSM_PATIENCE));
 
 	/* Quiet for half of the longest pause: what is left of it is the other half. */
 	end = ksm_now() + 100;
@@ -454,7 +457,7 @@ TEST_F(device, registration_ends_the_pause)
 	ASSERT_EQ(0, ksm_register(self->area, more, 2 * n));
 	/* Begun before the pause would be over; a debug kernel takes its time to end it. */
 	EXPECT_TRUE(wait_for_sharing(n + 1, 6));
-	EXPECT_TRUE(wait_for_sharing(2 * n, 30));
+	EXPECT_TRUE(wait_for_sharing(2 * n, KSM_PATIENCE));
 	EXPECT_EQ(n, ksm_same_frames(0, more, 0, more + n * PGSZ, n));
 	EXPECT_EQ(0, ksm_wrong(more, n, 2));
 	EXPECT_EQ(0, ksm_wrong(mem, n, 1));
@@ -473,7 +476,7 @@ TEST_F(device, changes_end_the_pauses)
 	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 50, 1));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 0, 0, 0));
-	EXPECT_TRUE(wait_for_sharing(n, 10));
+	EXPECT_TRUE(wait_for_sharing(n, KSM_PATIENCE));
 	/* Quiet for 2 s: a pause of at least 2.5 s, so the next one would be 5 s. */
 	end = ksm_now() + 60;
 	quiet = ksm_now();
@@ -488,10 +491,10 @@ TEST_F(device, changes_end_the_pauses)
 	ASSERT_LE(quiet + 2, ksm_now());
 	ksm_fill(mem, n, 4);
 	ksm_fill(mem + n * PGSZ, n, 4);
-	/* The pass that finds it, and then several more in less time than one pause. */
-	EXPECT_TRUE(ksm_wait_more("full_scans", 1, 25));
-	EXPECT_TRUE(ksm_wait_more("full_scans", 3, 4));
-	EXPECT_TRUE(wait_for_sharing(n, 10));
+	/* The pass that finds it, and then several more, whose pauses would be 35 s in all. */
+	EXPECT_TRUE(ksm_wait_more("full_scans", 1, KSM_PATIENCE));
+	EXPECT_TRUE(ksm_wait_more("full_scans", 3, 20));
+	EXPECT_TRUE(wait_for_sharing(n, KSM_PATIENCE));
 	EXPECT_EQ(0, ksm_wrong(mem, n, 4));
 	EXPECT_EQ(0, ksm_wrong(mem + n * PGSZ, n, 4));
 }

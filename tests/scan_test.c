@@ -30,7 +30,8 @@ static void on_alarm(int sig)
 
 static void set_alarm(unsigned int usec)
 {
-	struct itimerval timer = { .it_value = { usec / 1000000, usec % 1000000 } };
+	/* Again and again, lest the first one comes before the call that it is to interrupt. */
+	struct itimerval timer = { .it_value.tv_usec = usec, .it_interval.tv_usec = usec };
 	struct sigaction sa = { .sa_handler = on_alarm };
 
 	sigaction(SIGVTALRM, &sa, NULL);
@@ -72,9 +73,10 @@ TEST_F(device, interrupted)
 		ASSERT_GT(2000, calls);
 		EXPECT_LT(scanned, ksm_stat("pages_scanned"));
 	} while (ksm_stat("full_scans") < passes + 4);
+	set_alarm(0);
 	EXPECT_LT(2, interrupted);
-	/* Soon: the signal came after 20 ms. */
-	EXPECT_GT(1.0, longest);
+	/* By the signal, which comes every 20 ms: all of the pages take hours. */
+	EXPECT_GT(KSM_PATIENCE, longest);
 
 	/*
 	 * A call may stop within a chunk that the next one starts over, and the
@@ -116,11 +118,11 @@ TEST_F(device, killed)
 	ASSERT_EQ(0, ksm_register(self->area, mem, 2048));
 	ksm_spawn(&c);
 	ksm_call_start(&c, fn_scan_for_ever, self->k.scan, 0, 0, 0);
-	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 20));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, KSM_PATIENCE));
 	began = ksm_now();
 	status = ksm_kill(&c);
 	EXPECT_TRUE(WIFSIGNALED(status));
-	EXPECT_GT(2.0, ksm_now() - began);
+	EXPECT_GT(KSM_PATIENCE, ksm_now() - began);
 	/* Nobody scans any more, and others can. */
 	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.2));
 	ksm_merge_all(&self->k);
@@ -219,30 +221,22 @@ TEST_F(device, kksmd_max_pages_to_merge)
 {
 	const size_t n = 256;
 	char *mem = ksm_mmap(2 * n);
-	long long merged, most = 0, before = 0;
-	double end;
+	long long before;
 
 	ksm_fill(mem, n, 1);
 	ksm_fill(mem + n * PGSZ, n, 1);
 	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
-	/* Rounds so far apart that each can be seen. */
-	ASSERT_EQ(0, ksm_start(self->k.dev, 8 * n, 16, 500000));
-	end = ksm_now() + 15;
-	do {
-		merged = ksm_stat("pages_sharing");
-		if (merged - before > most)
-			most = merged - before;
-		before = merged;
-		usleep(20000);
-	} while (merged < 64 && ksm_now() < end);
-	EXPECT_LE(64, merged);
-	/* A look might fall between two rounds only once in a blue moon. */
-	EXPECT_GE(16, most);
+	/* A round each time, and the next one an hour away. */
+	for (int round = 0; round < 6; round++) {
+		before = ksm_stat("pages_sharing");
+		ASSERT_EQ(0, ksm_start(self->k.dev, 8 * n, 16, 3600000000U));
+		EXPECT_TRUE(ksm_wait_least("pages_sharing", before + 4));
+		EXPECT_TRUE(ksm_wait_quiet("pages_scanned"));
+		EXPECT_GE(before + 16, ksm_stat("pages_sharing"));
+		ASSERT_EQ(0, ksm_stop(self->k.dev));
+	}
 	ASSERT_EQ(0, ksm_start(self->k.dev, 8 * n, 0, 0));
-	end = ksm_now() + 15;
-	while (ksm_stat("pages_sharing") < (long long)n && ksm_now() < end)
-		usleep(10000);
-	EXPECT_EQ(n, ksm_stat("pages_sharing"));
+	EXPECT_TRUE(ksm_wait_stat("pages_sharing", n));
 }
 
 TEST_F(device, nothing_to_do)
@@ -252,7 +246,7 @@ TEST_F(device, nothing_to_do)
 	long long passes = ksm_stat("full_scans");
 
 	ASSERT_EQ(0, ioctl(self->k.scan, KSM_SCAN, &s));
-	EXPECT_GT(1.0, ksm_now() - began);
+	EXPECT_GT(KSM_PATIENCE, ksm_now() - began);
 	EXPECT_EQ(passes, ksm_stat("full_scans"));
 }
 
@@ -285,7 +279,6 @@ TEST_F(device, two_scanners_and_kksmd)
 	struct ksm_child c;
 	pthread_t threads[2];
 	char *mem = ksm_mmap(n);
-	double end;
 
 	ksm_spawn(&c);
 	ksm_fill(mem, n, 3);
@@ -298,9 +291,7 @@ TEST_F(device, two_scanners_and_kksmd)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, scanner_main, &scanners[i]));
 	}
 	ASSERT_EQ(0, ksm_start(self->k.dev, 300, 0, 0));
-	end = ksm_now() + 30;
-	while (ksm_stat("pages_sharing") < (long long)n && ksm_now() < end)
-		usleep(20000);
+	EXPECT_TRUE(ksm_wait_least("pages_sharing", n));
 	for (int i = 0; i < 2; i++)
 		scanners[i].stop = 1;
 	for (int i = 0; i < 2; i++) {
@@ -405,6 +396,8 @@ TEST_F(device, area_calls_race)
 	for (size_t i = 0; i < ARRAY_SIZE(mains); i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, mains[i], &r));
 	sleep(3);
+	for (double end = ksm_now() + KSM_PATIENCE; r.done <= 10 && ksm_now() < end; )
+		usleep(100000);
 	r.stop = 1;
 	for (size_t i = 0; i < ARRAY_SIZE(mains); i++)
 		pthread_join(threads[i], NULL);
@@ -478,8 +471,11 @@ TEST_F(device, kksmd_is_polite)
 
 	/* Sleeping for an hour it does so just as well. */
 	ASSERT_EQ(0, ksm_start(self->k.dev, 1, 0, 3600000000U));
-	usleep(500000);
-	ASSERT_TRUE(ksm_find_thread("kksmd", &s));
+	for (double end = ksm_now() + KSM_PATIENCE; ksm_now() < end; usleep(100000)) {
+		ASSERT_TRUE(ksm_find_thread("kksmd", &s));
+		if (s.state == 'S' || s.state == 'I')
+			break;
+	}
 	EXPECT_TRUE(s.state == 'S' || s.state == 'I') {
 		TH_LOG("state %c", s.state);
 	}
@@ -494,22 +490,20 @@ TEST_F(device, kksmd_retunes_at_once)
 	ksm_fill(mem, n, 1);
 	ASSERT_EQ(0, ksm_register(self->area, mem, n));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 3600000000U));
-	/* The first round is over, and the next one an hour away. */
-	usleep(300000);
-	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.5));
+	/* The first round is soon over, and the next one an hour away. */
+	EXPECT_TRUE(ksm_wait_quiet("pages_scanned"));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 0));
-	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 2));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, KSM_PATIENCE));
 
 	/* Back to sleep, and out of it by a stop and a start. */
 	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 3600000000U));
-	usleep(300000);
-	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.5));
+	EXPECT_TRUE(ksm_wait_quiet("pages_scanned"));
 	began = ksm_now();
 	ASSERT_EQ(0, ksm_stop(self->k.dev));
-	EXPECT_GT(1.0, ksm_now() - began);
+	EXPECT_GT(KSM_PATIENCE, ksm_now() - began);
 	EXPECT_EQ(0, ksm_stat("run"));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 10, 0, 0));
-	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 2));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, KSM_PATIENCE));
 }
 
 TEST_F(device, kksmd_stops_at_once)
@@ -524,13 +518,13 @@ TEST_F(device, kksmd_stops_at_once)
 	for (int i = 0; i < 20; i++) {
 		/* A round that would last for minutes. */
 		ASSERT_EQ(0, ksm_start(self->k.dev, UINT32_MAX, 0, 0));
-		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1, 5));
+		EXPECT_TRUE(ksm_wait_more("pages_scanned", 1, KSM_PATIENCE));
 		usleep(1000 * i);
 		began = ksm_now();
 		ASSERT_EQ(0, ksm_stop(self->k.dev));
 		/* When the call is back, the thread is at rest. */
 		scanned = ksm_stat("pages_scanned");
-		EXPECT_GT(1.0, ksm_now() - began);
+		EXPECT_GT(KSM_PATIENCE, ksm_now() - began);
 		usleep(30000);
 		EXPECT_EQ(scanned, ksm_stat("pages_scanned"));
 	}
@@ -550,10 +544,11 @@ TEST_F(device, kksmd_sleeps_microseconds)
 	began = ksm_now();
 	scanned = ksm_stat("pages_scanned");
 	sleep(2);
+	/* In milliseconds these would take minutes. */
+	EXPECT_TRUE(ksm_wait_least("pages_scanned", scanned + 100));
 	scanned = ksm_stat("pages_scanned") - scanned;
 	expected = (ksm_now() - began) / 0.05 * 10;
 	EXPECT_GE(expected + 20, scanned);
-	EXPECT_LE(expected / 4, scanned);
 }
 
 /* With nobody registered, even a thread at full speed has nothing to burn. */
@@ -570,7 +565,7 @@ TEST_F(device, kksmd_wakes_for_a_registration)
 	EXPECT_GE(0.5, later.cpu - s.cpu);
 	ksm_fill_same(mem, 64, 1);
 	ASSERT_EQ(0, ksm_register(self->area, mem, 64));
-	EXPECT_TRUE(ksm_wait_more("pages_scanned", 256, 3));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 256, KSM_PATIENCE));
 }
 
 static long fn_control(long dev, long seconds, long seed, long unused)
@@ -616,7 +611,7 @@ TEST_F(device, control_races)
 	}
 	/* Whatever state they left, the next command is obeyed. */
 	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 0));
-	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, 3));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 1000, KSM_PATIENCE));
 	ASSERT_EQ(0, ksm_stop(self->k.dev));
 	EXPECT_FALSE(ksm_wait_more("pages_scanned", 1, 0.2));
 	EXPECT_EQ(0, ksm_wrong_same(mem, n, 1));
