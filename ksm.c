@@ -92,17 +92,19 @@ static bool signalled(void)
 /* Does a pending signal end, stop or trace the task, rather than call a function of its own? */
 static bool default_signalled(void)
 {
+	/* Our own, which stays. */
+	struct sighand_struct *sighand = rcu_dereference_protected(current->sighand, true);
 	sigset_t pending;
 	bool found = false;
 	int nr;
 
-	spin_lock_irq(&current->sighand->siglock);
+	spin_lock_irq(&sighand->siglock);
 	sigorsets(&pending, &current->pending.signal, &current->signal->shared_pending.signal);
 	sigandnsets(&pending, &pending, &current->blocked);
 	for (nr = 1; nr <= _NSIG && !found; nr++)
 		found = sigismember(&pending, nr) &&
-			current->sighand->action[nr - 1].sa.sa_handler == SIG_DFL;
-	spin_unlock_irq(&current->sighand->siglock);
+			sighand->action[nr - 1].sa.sa_handler == SIG_DFL;
+	spin_unlock_irq(&sighand->siglock);
 	return found;
 }
 

@@ -167,6 +167,7 @@ static int chunk_publish(struct region *region, struct chunk *chunk)
 
 	if (other)
 		return xa_is_err(other) ? xa_err(other) : -EEXIST;
+	/* Pairs with the one in empty_regions(). */
 	smp_mb();
 	if (!READ_ONCE(region->dead))
 		return 0;

@@ -236,7 +236,7 @@ static void empty_regions(struct list_head *list)
 {
 	if (list_empty(list))
 		return;
-	/* They were marked dead before their chunks are looked for: chunk_publish(). */
+	/* They were marked dead before their chunks are looked for: see chunk_publish(). */
 	smp_mb();
 	empty_list(list, ktime_add_ns(ktime_get(), EMPTY_NS));
 	if (list_empty(list))
