@@ -83,10 +83,14 @@ static int copy_sized(void *to, size_t size, const void __user *from)
 	return copy_struct_from_user(to, size, from, user_size);
 }
 
-/* Who sleeps in a call of ours returns for these. */
+/*
+ * Who sleeps in a call of ours returns for these: signals, and what the freezer makes look
+ * like one. Not for the task work that signal_pending() is true for, too: of
+ * io_uring, for one, which is no reason to tell a program that a signal came.
+ */
 static bool signalled(void)
 {
-	return signal_pending(current);
+	return task_sigpending(current);
 }
 
 /* Does a pending signal end, stop or trace the task, rather than call a function of its own? */
@@ -234,12 +238,15 @@ static int create_area(void)
 static int scan(struct ksmdev_scan *scan, void __user *arg)
 {
 	struct ksm_user_scan how;
+	int err;
 
 	if (copy_from_user(&how, arg, sizeof(how)))
 		return -EFAULT;
 	if (!how.pages_to_scan)
 		return -EINVAL;
-	return ksmdev_scan_run(scan, how.pages_to_scan, how.max_pages_to_merge, signalled);
+	err = ksmdev_scan_run(scan, how.pages_to_scan, how.max_pages_to_merge, signalled);
+	/* The wait for another call was ended by task work, before anything was scanned. */
+	return err == -EINTR && !signalled() ? -ERESTARTNOINTR : err;
 }
 
 static long scan_ioctl(struct file *file, unsigned int cmd, unsigned long arg)

@@ -48,7 +48,7 @@ enum piece_result {
 	PIECE_DONE,
 	PIECE_AGAIN,	/* large folios were split: look at the pages again */
 	PIECE_LOCKED,	/* somebody else has the mmap lock */
-	PIECE_BUSY,	/* somebody else scans it, or a signal ended the wait for him */
+	PIECE_BUSY,	/* somebody else scans it */
 };
 
 /* Give back as many of the pages from number @i on as may be in one hold; where to go on. */
@@ -165,7 +165,7 @@ static unsigned int gather(struct ksmdev_scan *scan, struct chunk *chunk,
 static bool lock_chunk(struct ksmdev_scan *scan, struct chunk *chunk)
 {
 	if (scan->at_once)
-		return !mutex_lock_interruptible(&chunk->lock);
+		return !mutex_lock_killable(&chunk->lock);
 	return mutex_trylock(&chunk->lock);
 }
 
@@ -284,7 +284,7 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 		}
 		if (result == PIECE_LOCKED && scan->at_once && wait_for_mmap_lock(region->mm))
 			continue;
-		if (result == PIECE_BUSY && tries && !signal_pending(current)) {
+		if (result == PIECE_BUSY && tries && !task_sigpending(current)) {
 			tries--;
 			usleep_range(BUSY_US, 2 * BUSY_US);
 			continue;

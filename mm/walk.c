@@ -136,32 +136,27 @@ static void race_delay(void)
 }
 #endif
 
-/*
- * Lock what a pmd pointed to; NULL: there is none. Under RCU, so that the lock is still
- * there should the table have been taken out meanwhile.
- * Return: false, without a lock, if it has.
- */
-static bool try_table_lock(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
-			   struct ksmdev_table *table)
+/* What a pmd pointed to, and its lock; of a pmd of zeros nothing. */
+static void find_table(struct mm_struct *mm, pmd_t *pmd, pmd_t *seen, unsigned long addr,
+		       struct ksmdev_table *table)
 {
-	pmd_t seen = pmd ? READ_ONCE(*pmd) : __pmd(0);
-
 	*table = (struct ksmdev_table) { .ptl = &mm->page_table_lock };
-	race_delay();
-	if (pmd_trans_huge(seen)) {
+	if (pmd_trans_huge(*seen)) {
 		table->ptl = pmd_lockptr(mm, pmd);
 		table->huge = pmd;
-	} else if (pmd_present(seen) && !pmd_leaf(seen) && !pmd_bad(seen)) {
-		table->ptl = pte_lockptr(mm, &seen);
-		table->pte = pte_offset_kernel(&seen, addr & PMD_MASK);
+	} else if (pmd_present(*seen) && !pmd_leaf(*seen) && !pmd_bad(*seen)) {
+		table->ptl = pte_lockptr(mm, seen);
+		table->pte = pte_offset_kernel(seen, addr & PMD_MASK);
 	}
-	spin_lock(table->ptl);
-	/* Of a huge page more than its bits may have changed, but not what it is. */
-	if (table->huge ? pmd_trans_huge(READ_ONCE(*pmd)) :
-	    !table->pte || pmd_same(seen, READ_ONCE(*pmd)))
-		return true;
-	spin_unlock(table->ptl);
-	return false;
+}
+
+/* Now that its lock is held: is it still there? */
+static bool table_stays(pmd_t *pmd, pmd_t seen, const struct ksmdev_table *table)
+{
+	/* Of a huge page other bits may have changed. */
+	if (table->huge)
+		return pmd_trans_huge(READ_ONCE(*pmd));
+	return !table->pte || pmd_same(seen, READ_ONCE(*pmd));
 }
 
 /**
@@ -179,16 +174,23 @@ void ksmdev_table_lock(struct vm_area_struct *vma, unsigned long addr,
 	struct mm_struct *mm = vma->vm_mm;
 	unsigned long next;
 	pmd_t *pmd = NULL;
-	bool locked;
+	pmd_t seen;
 
 	/* Or nothing would keep the table. */
 	if (!WARN_ON_ONCE(addr < vma->vm_start || addr >= vma->vm_end))
 		pmd = find_pmd(find_pud(mm, addr, &next), addr);
-	do {
-		rcu_read_lock();
-		locked = try_table_lock(mm, pmd, addr, table);
+again:
+	rcu_read_lock();
+	seen = pmd ? READ_ONCE(*pmd) : __pmd(0);
+	find_table(mm, pmd, &seen, addr, table);
+	race_delay();
+	spin_lock(table->ptl);
+	if (unlikely(!table_stays(pmd, seen, table))) {
+		spin_unlock(table->ptl);
 		rcu_read_unlock();
-	} while (!locked);
+		goto again;
+	}
+	rcu_read_unlock();
 }
 
 /**
