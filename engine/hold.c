@@ -38,8 +38,12 @@
 #define TABLE_AHEAD_NS	(500 * NSEC_PER_USEC)
 #define MM_AHEAD_NS	NSEC_PER_MSEC
 
-/* The longest rest. Who held a lock for long was scheduled out, and not by his own doing. */
-#define REST_MAX_NS	(100 * NSEC_PER_MSEC)
+/*
+ * The longest rest. A hold takes a tenth of a millisecond; who held a lock for more than one was
+ * scheduled out, or his virtual processor was, which is not his doing, and no reason to scan
+ * a tenth as fast where everything is slow.
+ */
+#define REST_MAX_NS	(10 * NSEC_PER_MSEC)
 
 /* For how long a visit keeps others out, unless it ends before. */
 #define VISIT_NS	(5 * NSEC_PER_MSEC)

@@ -17,7 +17,7 @@
  * costs its guest a fault. With a CPU to itself kksmd passes over a small guest hundreds of times a
  * second; a guest whose pages are protected again that fast does not get through its own boot.
  */
-#define WATCH_INTERVAL (HZ / 10)
+#define WATCH_INTERVAL_NS (100 * NSEC_PER_MSEC)
 
 /* Merge what lies in one mapping. */
 static void merge_in_vma(struct vm_area_struct *vma, struct ksmdev_mapping *map,
@@ -166,7 +166,7 @@ void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long s
 	struct vm_area_struct *vma;
 	bool any = false;
 	unsigned int i;
-	u64 since;
+	u64 since, now;
 
 	for (i = 0; i < scan->nr_found; i++) {
 		scan->found[i].watch &= !scan->found[i].planned;
@@ -174,14 +174,15 @@ void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long s
 	}
 	if (!any || !mm_has_notifiers(mm))
 		return;
-	if (chunk->watched && time_before(jiffies, chunk->watched + WATCH_INTERVAL))
+	now = ktime_get_ns();
+	if (chunk->watched && now < chunk->watched + WATCH_INTERVAL_NS)
 		return;
 	if (!mmap_read_trylock(mm))
 		return;
 	since = hold_begin(mm);
 	vma = vma_lookup(mm, start);
 	if (vma && end <= vma->vm_end && ksmdev_mergeable(vma)) {
-		chunk->watched = jiffies;
+		chunk->watched = now;
 		ksmdev_notify_start(&range, vma, start, end);
 		ksmdev_watch_writes(vma, chunk->addr, scan->found, scan->nr_found);
 		ksmdev_notify_end(&range);

@@ -138,7 +138,7 @@ struct region {
  * @slots: CHUNK_SLOTS of them; NULL once the region is dead
  * @seen: what mm/watch.c remembers of each page, and in KSMDEV_SEEN_WANTED how often
  *	a page that did not change is still to be offered for merging
- * @watched: when watch_writes() last made pages of it read-only, in jiffies; 0: never
+ * @watched: when watch_writes() last made pages of it read-only, in ns; 0: never
  * @rcu: to free it
  */
 struct chunk {
@@ -149,7 +149,7 @@ struct chunk {
 	u32 id;
 	struct slot *slots;
 	u16 *seen;
-	unsigned long watched;
+	u64 watched;
 	struct rcu_head rcu;
 };
 
