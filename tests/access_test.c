@@ -558,7 +558,7 @@ TEST_F(device, io_uring_fixed_buffer)
 		ASSERT_EQ(syscall(SYS_io_uring_register, ring.fd,
 				  IORING_UNREGISTER_BUFFERS, NULL, 0), 0);
 		/* The kernel may give up the pin a little later. */
-		for (int i = 0; i < 50 && ksm_same_frames(0, a, 0, b, N) < N; i++) {
+		for (int i = 0; i < 1000 && ksm_same_frames(0, a, 0, b, N) < N; i++) {
 			ksm_merge_all(&self->k);
 			usleep(20000);
 		}

@@ -69,7 +69,7 @@ static void say(const char *dir, const char *name, long value)
 /* Wait for somebody to say it; -1 if nobody does. */
 static long hear(const char *dir, const char *name)
 {
-	double end = ksm_now() + 40;
+	double end = ksm_now() + KSM_PATIENCE;
 	long value = -1;
 	FILE *f;
 

@@ -31,7 +31,7 @@ static inline int ksm_unload(void)
 /* For when a process that just died may still be letting go of its fds. */
 static inline int ksm_unload_soon(void)
 {
-	double end = ksm_now() + 5;
+	double end = ksm_now() + KSM_PATIENCE;
 	int ret;
 
 	do {

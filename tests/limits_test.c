@@ -181,7 +181,7 @@ TEST_F(limit, never_beyond_it)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, busy_main, &busy[i]));
 	}
 	ASSERT_EQ(0, ksm_start(self->k.dev, 256, 0, 0));
-	end = ksm_now() + 20;
+	end = ksm_now() + KSM_PATIENCE;
 	while (most < 700 && ksm_now() < end) {
 		long long v = ksm_stat("kernel_pages");
 
@@ -277,7 +277,7 @@ TEST_F(limit, shrinker)
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(0, ksm_end(&c[i]));
 	/* Under memory pressure the first walk might come too soon after another. */
-	for (int i = 0; i < 20 && ksm_stat("kernel_pages") > 2; i++) {
+	for (int i = 0; i < 400 && ksm_stat("kernel_pages") > 2; i++) {
 		ASSERT_EQ(0, ksm_write_file("/proc/sys/vm/drop_caches", "2"));
 		usleep(50000);
 	}
@@ -324,7 +324,7 @@ TEST_F(limit, all_ways_to_free)
 
 	/* The shrinker, which is asked again if it ran a moment ago. */
 	ASSERT_TRUE(leave_shared_pages(&self->k, mem, n, 2));
-	for (int i = 0; i < 20 && ksm_stat("kernel_pages"); i++) {
+	for (int i = 0; i < 400 && ksm_stat("kernel_pages"); i++) {
 		ASSERT_EQ(0, ksm_write_file("/proc/sys/vm/drop_caches", "2"));
 		usleep(50000);
 	}
@@ -422,7 +422,7 @@ TEST_F(cgroup, shared_pages_are_charged)
 		filled = cgroup_read("memory.current", NULL) / PGSZ;
 		EXPECT_LE(2 * n, filled);
 		if (kksmd) {
-			double end = ksm_now() + 20;
+			double end = ksm_now() + KSM_PATIENCE;
 
 			ASSERT_EQ(0, ksm_start(self->k.dev, 1000, 0, 0));
 			while (ksm_stat("pages_sharing") < (long long)n && ksm_now() < end)
@@ -442,7 +442,7 @@ TEST_F(cgroup, shared_pages_are_charged)
 	EXPECT_EQ(0, ksm_end(&self->c));
 	EXPECT_TRUE(wait_no_kernel_pages(&self->k));
 	/* And nobody pays for what is gone. */
-	for (int i = 0; i < 50 && cgroup_read("memory.current", NULL) / PGSZ > 256; i++)
+	for (int i = 0; i < 600 && cgroup_read("memory.current", NULL) / PGSZ > 256; i++)
 		usleep(100000);
 	EXPECT_GE(256, cgroup_read("memory.current", NULL) / PGSZ);
 }
@@ -558,7 +558,7 @@ TEST_F(cgroup, regions_are_charged)
 	EXPECT_EQ(0, ksm_stat("areas"));
 	/* Each CPU may keep a stock of 64 charged pages (MEMCG_CHARGE_BATCH). */
 	left = (256 << 10) + sysconf(_SC_NPROCESSORS_ONLN) * 64 * PGSZ;
-	for (int i = 0; i < 50 && cgroup_read("memory.current", NULL) > left; i++)
+	for (int i = 0; i < 600 && cgroup_read("memory.current", NULL) > left; i++)
 		usleep(100000);
 	EXPECT_GE(left, cgroup_read("memory.current", NULL));
 }

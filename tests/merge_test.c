@@ -987,7 +987,7 @@ TEST_F(device, kksmd_merges)
 	ASSERT_EQ(ksm_register(self->area, a, N), 0);
 	ASSERT_EQ(ksm_register(self->area, b, N), 0);
 	ASSERT_EQ(ksm_start(self->k.dev, 2 * N, 0, 1000), 0);
-	for (int i = 0; i < 500 && ksm_stat("pages_sharing") < N / 2; i++)
+	for (int i = 0; i < 3000 && ksm_stat("pages_sharing") < N / 2; i++)
 		usleep(20000);
 	ASSERT_EQ(ksm_stop(self->k.dev), 0);
 	EXPECT_EQ(ksm_same_frames(0, a, 0, b, N), N / 2);

@@ -451,7 +451,7 @@ TEST_F_TIMEOUT(watched, never_absent, 300)
 	ASSERT_EQ(ksm_start(self->k.dev, 1000, 0, 100), 0);
 	for (int round = 0; round < ROUNDS; round++) {
 		long long scans = ksm_stat("full_scans");
-		double end = ksm_now() + 20;
+		double end = ksm_now() + KSM_PATIENCE;
 
 		for (int i = 0; i < N; i++)
 			ksm_fill_page(ksm_page(a, i), 12, i);
