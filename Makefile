@@ -45,7 +45,7 @@ module: $(KDIR)/Makefile
 	$(CHECK_BRANCHES) $(OUT)
 
 PHONY += modules
-modules: $(KERNELS:%=module-%) $(KERNELS:%=missing-%) $(KERNELS:%=notifier-%)
+modules: $(KERNELS:%=module-%) $(KERNELS:%=missing-%) $(KERNELS:%=notifier-%) $(KERNELS:%=gup-%)
 
 module-%: setup
 	@$(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) OUT=build/$* \
@@ -62,6 +62,13 @@ notifier-%: setup
 	@mkdir -p build/$*-notifier
 	@cp -pu tests/notifier/Kbuild tests/notifier/notifier.c build/$*-notifier/
 	@$(MAKE) -C $$(scripts/kernel kdir $*) M=$(CURDIR)/build/$*-notifier W=1 modules
+
+# The kernel's own, which tests/cow_test.c wants and Debian's kernels lack.
+gup-%: setup
+	@mkdir -p build/$*-gup
+	@cp -pu tests/cow/Kbuild tests/cow/gup_test_module.c build/$*-gup/
+	@$(MAKE) -C $$(scripts/kernel kdir $*) M=$(CURDIR)/build/$*-gup \
+		GUP_TEST=$$(scripts/kernel cache)/linux-6.12/mm/gup_test.c modules
 
 PHONY += setup
 setup:
