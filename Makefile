@@ -45,7 +45,8 @@ module: $(KDIR)/Makefile
 	$(CHECK_BRANCHES) $(OUT)
 
 PHONY += modules
-modules: $(KERNELS:%=module-%) $(KERNELS:%=missing-%) $(KERNELS:%=notifier-%) $(KERNELS:%=gup-%)
+modules: $(KERNELS:%=module-%) $(KERNELS:%=missing-%) $(KERNELS:%=notifier-%) \
+	 $(KERNELS:%=coherent-%) $(KERNELS:%=gup-%)
 
 module-%: setup
 	@$(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) OUT=build/$* \
@@ -57,11 +58,12 @@ missing-%: module-%
 		EXTRA_SYMBOL=ksmdev_no_such_function
 	@cp build/$*-missing/ksmdev.ko build/$*/ksmdev-missing.ko
 
-# A module that tests/notifier_test.c loads.
-notifier-%: setup
-	@mkdir -p build/$*-notifier
-	@cp -pu tests/notifier/Kbuild tests/notifier/notifier.c build/$*-notifier/
-	@$(MAKE) -C $$(scripts/kernel kdir $*) M=$(CURDIR)/build/$*-notifier W=1 modules
+# Modules that tests/notifier_test.c and tests/coherent_test.c load.
+notifier-% coherent-%: name = $(firstword $(subst -, ,$@))
+notifier-% coherent-%: setup
+	@mkdir -p build/$*-$(name)
+	@cp -pu tests/$(name)/Kbuild tests/$(name)/$(name).c build/$*-$(name)/
+	@$(MAKE) -C $$(scripts/kernel kdir $*) M=$(CURDIR)/build/$*-$(name) W=1 modules
 
 # The kernel's own, which tests/cow_test.c wants and Debian's kernels lack.
 gup-%: setup
