@@ -263,7 +263,8 @@ static long matcher(long mem, long area, long unused, long unused2)
 	uint64_t merged;
 	size_t n = 0;
 
-	(void)unused, (void)unused2;
+	(void)unused;
+	(void)unused2;
 	if (ksm_register(area, base, PAGES))
 		ksm_die("cannot register the matcher's memory");
 	for (;;) {
@@ -282,7 +283,9 @@ static long matcher(long mem, long area, long unused, long unused2)
 
 static long scanner(long scan, long unused, long unused2, long unused3)
 {
-	(void)unused, (void)unused2, (void)unused3;
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
 	while (!board->stop)
 		if (ksm_scan(scan, 2 * PAGES))
 			ksm_die("KSM_SCAN failed");
@@ -293,7 +296,9 @@ static long prodder(long area, long unused, long unused2, long unused3)
 {
 	int err;
 
-	(void)unused, (void)unused2, (void)unused3;
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
 	while (!board->stop) {
 		for (int i = 0; i < 8 && !board->stop; i++) {
 			ksm_fdinfo(area, "pages_sharing");
@@ -337,7 +342,8 @@ static long nursery(long dev, long mem, long unused, long unused2)
 {
 	long n = 0;
 
-	(void)unused, (void)unused2;
+	(void)unused;
+	(void)unused2;
 	for (; !board->stop; n++) {
 		pid_t pid = fork();
 		int status;
