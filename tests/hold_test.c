@@ -67,7 +67,7 @@ static void *unmerge_main(void *arg)
 	return NULL;
 }
 
-static void scans_begin(struct scans *s, unsigned int threads)
+static void scans_begin(struct scans *s, unsigned int threads, bool unmerge)
 {
 	if (ksm_set_pace(s->k->dev, 0, threads) || ksm_start(s->k->dev, 100 * threads, 0, 0))
 		ksm_die("kksmd does not start");
@@ -75,7 +75,7 @@ static void scans_begin(struct scans *s, unsigned int threads)
 	pthread_create(&s->thread[0], NULL, scan_main, s);
 	pthread_create(&s->thread[1], NULL, scan_main, s);
 	pthread_create(&s->thread[2], NULL, merge_main, s);
-	pthread_create(&s->thread[3], NULL, unmerge_main, s);
+	pthread_create(&s->thread[3], NULL, unmerge ? unmerge_main : scan_main, s);
 }
 
 static void scans_end(struct scans *s)
@@ -97,7 +97,7 @@ static void *mmap_near(size_t npages)
 	return at;
 }
 
-/* Of one page table's process, mmap locks are not held for more than a part of the time. */
+/* The locks of a process that is one page table are not held for more than a part of the time. */
 TEST_F_TIMEOUT(device, part_of_the_time, 120)
 {
 	static const unsigned int threads[] = { 1, 64 };
@@ -110,20 +110,22 @@ TEST_F_TIMEOUT(device, part_of_the_time, 120)
 		long long visits, held;
 		double begin;
 
-		scans_begin(&s, threads[i]);
+		scans_begin(&s, threads[i], false);
 		ASSERT_TRUE(ksm_wait_more("full_scans", 10, 60));
 		begin = ksm_now();
 		visits = ksm_stat("pages_scanned");
 		held = ksm_stat("held_us");
-		ASSERT_TRUE(ksm_wait_more("full_scans", 200, 60));
+		/* Long enough for a burst not to count. */
+		sleep(3);
 		held = ksm_stat("held_us") - held;
 		visits = (ksm_stat("pages_scanned") - visits) / N;
 		begin = ksm_now() - begin;
 		scans_end(&s);
 		TH_LOG("%u threads: %lld visits, %lld us held in %.3f s: %.3f", threads[i], visits,
 		       held, begin, held / 1e6 / begin);
-		/* The engine aims at a fifth of this. A holder may be scheduled out. */
-		EXPECT_GT(begin * 1e6 / 2, held);
+		EXPECT_LT(10, visits);
+		/* The engine aims at a tenth. A holder may be scheduled out: then it is more. */
+		EXPECT_GT(begin * 1e6 / 4, held);
 	}
 	EXPECT_EQ(0, ksm_wrong(s.mem, N / 2, 1));
 }
@@ -135,7 +137,7 @@ TEST_F_TIMEOUT(device, faults_go_on, 240)
 	double begin, worst = 0, one;
 
 	ASSERT_EQ(0, ksm_register(self->area, s.mem, N));
-	scans_begin(&s, 64);
+	scans_begin(&s, 64, true);
 	for (int round = 0; round < 100; round++) {
 		begin = ksm_now();
 		for (size_t i = 0; i < N; i++)
