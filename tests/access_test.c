@@ -925,7 +925,7 @@ TEST_F(device, direct_io_in_flight)
 		pfn = ksm_pfn(c.pid, a);
 		ksm_passes(&self->k, 6);
 		EXPECT_EQ(ksm_pfn(c.pid, a), pfn);
-		/* A device that only reads from it may hold a merged page, until 6.2. */
+		/* A device that only reads from it may hold a merged page on 6.1. */
 		if (!out) {
 			EXPECT_NE(ksm_pfn(c.pid, b), pfn);
 		}
@@ -941,7 +941,7 @@ TEST_F(device, direct_io_in_flight)
 				  ksm_call(&c, fn_peek, b, 0, 0));
 			ksm_call(&c, ksm_fn_fill, a, 1, 61);
 		}
-		/* Since 6.2 it is copied to be written out, and was held, so that it waits its turn. */
+		/* On 6.12 it is copied to be written out, and was held, so that it waits its turn. */
 		ksm_merge_held(&self->k);
 		EXPECT_EQ(ksm_same_frames(c.pid, a, c.pid, b, N), N);
 	}
