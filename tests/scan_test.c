@@ -49,7 +49,7 @@ TEST_F(device, interrupted)
 	struct ksm_user_scan s = { .pages_to_scan = UINT32_MAX };
 	char *mem = ksm_mmap(2 * n);
 	long long scanned, start, passes;
-	int interrupted = 0, calls = 0;
+	int interrupted = 0, calls = 0, idle = 0;
 	double began, took, longest = 0;
 
 	ksm_fill(mem, n, 1);
@@ -71,7 +71,9 @@ TEST_F(device, interrupted)
 		/* The struct is the caller's: nothing of it is written back. */
 		EXPECT_EQ(UINT32_MAX, s.pages_to_scan);
 		ASSERT_GT(2000, calls);
-		EXPECT_LT(scanned, ksm_stat("pages_scanned"));
+		/* A call may do nothing but wait for a lock to rest, 0.1 s at most. */
+		idle = scanned < ksm_stat("pages_scanned") ? 0 : idle + 1;
+		EXPECT_GT(20, idle);
 	} while (ksm_stat("full_scans") < passes + 4);
 	set_alarm(0);
 	EXPECT_LT(2, interrupted);
