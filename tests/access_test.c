@@ -41,20 +41,6 @@
 #define MADV_PAGEOUT 21
 #endif
 
-/* Can the kernel read, or write, a byte there on our behalf? */
-static bool can_read(const void *addr)
-{
-	int fds[2];
-	bool ok;
-
-	if (pipe(fds))
-		ksm_die("pipe: %s", strerror(errno));
-	ok = write(fds[1], addr, 1) == 1;
-	close(fds[0]);
-	close(fds[1]);
-	return ok;
-}
-
 static bool can_write(void *addr)
 {
 	int fds[2];
@@ -134,12 +120,12 @@ TEST_F(device, no_access_and_back)
 	ASSERT_EQ(mprotect(c, N * PGSZ, PROT_NONE), 0);
 	ksm_merge_all(&self->k);
 	EXPECT_EQ(ksm_same_frames(0, a, 0, b, N), N);
-	EXPECT_FALSE(can_read(c));
+	EXPECT_FALSE(ksm_can_read(c));
 	ASSERT_EQ(mprotect(a, N * PGSZ, PROT_NONE), 0);
 	ksm_merge_all(&self->k);
 	for (int i = 0; i < N; i++) {
-		EXPECT_FALSE(can_read(ksm_page(a, i)));
-		EXPECT_FALSE(can_read(ksm_page(c, i)));
+		EXPECT_FALSE(ksm_can_read(ksm_page(a, i)));
+		EXPECT_FALSE(ksm_can_read(ksm_page(c, i)));
 	}
 	ASSERT_EQ(mprotect(a, N * PGSZ, PROT_READ | PROT_WRITE), 0);
 	ASSERT_EQ(mprotect(c, N * PGSZ, PROT_READ | PROT_WRITE), 0);

@@ -919,6 +919,19 @@ void ksm_use_cpu(int cpu)
 			strerror(errno));
 }
 
+bool ksm_can_read(const void *addr)
+{
+	int fds[2];
+	bool ok;
+
+	if (pipe(fds))
+		ksm_die("pipe: %s", strerror(errno));
+	ok = write(fds[1], addr, 1) == 1;
+	close(fds[0]);
+	close(fds[1]);
+	return ok;
+}
+
 void ksm_shell(const char *fmt, ...)
 {
 	char command[512];

@@ -243,6 +243,8 @@ long ksm_minflt(void);
 int ksm_write_file(const char *path, const char *text);
 /* Keep to one CPU; dies if there is no such. */
 void ksm_use_cpu(int cpu);
+/* Can a byte be read, by a call that fails where a program would get a signal? */
+bool ksm_can_read(const void *addr);
 /* Run a shell command; dies with the command in the message if it fails. */
 void ksm_shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

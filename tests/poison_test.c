@@ -49,20 +49,6 @@ static void told(int signal)
 	(void)signal;
 }
 
-/* Can the page be read, by a call that fails where a program would get SIGBUS. */
-static bool can_read(const char *addr)
-{
-	int fds[2];
-	bool ok;
-
-	if (pipe(fds))
-		ksm_die("pipe: %s", strerror(errno));
-	ok = write(fds[1], addr, 1) == 1;
-	close(fds[0]);
-	close(fds[1]);
-	return ok;
-}
-
 FIXTURE(poison) {
 	struct ksm k;
 	char *mem;
@@ -192,12 +178,12 @@ TEST_F(device, own_page)
 	ksm_merge_all(&self->k);
 	EXPECT_EQ(ksm_same_frames(0, a, 0, b, N), N - 1);
 	EXPECT_EQ(ksm_wrong(b, N, 2), 0);
-	EXPECT_FALSE(can_read(a));
-	EXPECT_TRUE(can_read(ksm_page(a, 1)));
+	EXPECT_FALSE(ksm_can_read(a));
+	EXPECT_TRUE(ksm_can_read(ksm_page(a, 1)));
 	EXPECT_EQ(told_flag(0, b, N, KPF_BIT_HWPOISON), 0);
 	ksm_unmerge(self->area);
 	EXPECT_EQ(ksm_same_frames(0, a, 0, b, N), 0);
-	EXPECT_FALSE(can_read(a));
+	EXPECT_FALSE(ksm_can_read(a));
 	EXPECT_EQ(ksm_wrong(b, N, 2), 0);
 }
 
