@@ -134,7 +134,7 @@ TEST_F(collapse, forked)
 	EXPECT_EQ(wrong_pages(self->a, variant->first, variant->merged, variant->zeros), 0);
 }
 
-static long long full_scans(void)
+static long long collapse_scans(void)
 {
 	long long value = -1;
 	FILE *f = fopen(THP "khugepaged/full_scans", "re");
@@ -148,7 +148,7 @@ static long long full_scans(void)
 /* khugepaged goes over it some times, while kksmd merges what it can. */
 TEST_F_TIMEOUT(collapse, khugepaged, 300)
 {
-	long long scans = full_scans();
+	long long scans = collapse_scans();
 
 	ksm_write_file(THP "enabled", "madvise");
 	ksm_write_file(THP "khugepaged/scan_sleep_millisecs", "10");
@@ -157,7 +157,7 @@ TEST_F_TIMEOUT(collapse, khugepaged, 300)
 	/* As many pages that are shared as there may be. */
 	ksm_write_file(THP "khugepaged/max_ptes_shared", "511");
 	ASSERT_EQ(ksm_start(self->k.dev, 1000, 0, 1000), 0);
-	while (full_scans() < scans + 4)
+	while (collapse_scans() < scans + 4)
 		usleep(20000);
 	ASSERT_EQ(ksm_stop(self->k.dev), 0);
 	ksm_write_file(THP "khugepaged/scan_sleep_millisecs", "10000");

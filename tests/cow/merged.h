@@ -123,10 +123,9 @@ static void merged_fill(void *mem, size_t size)
 
 /*
  * cow.c asks which sizes huge pages have, and does everything with each: one between a page
- * and 2 MiB is enough. Called in place of thp_supported_orders(), by ld's --wrap; weak, as
- * all its sources are compiled with this.
+ * and 2 MiB is enough. Called in place of thp_supported_orders(), by ld's --wrap.
  */
-unsigned long __wrap_thp_supported_orders(void) __attribute__((weak));
+unsigned long __wrap_thp_supported_orders(void);
 unsigned long __real_thp_supported_orders(void);
 
 unsigned long __wrap_thp_supported_orders(void)
