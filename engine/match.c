@@ -3,9 +3,9 @@
  * match.c - find partners for the pages that may be merged
  *
  * In this order: the zero page, where that may be mapped, a shared page, a candidate. What
- * seems to have one of the first two is merged with it. Candidates lie in chunks of their own, so they are sorted,
- * and all that lie in one chunk are looked up, compared and merged together; only
- * when a candidate has become a shared page do the pages that equal it follow.
+ * seems to have one of the first two is merged with it. Candidates lie in chunks of their
+ * own, so they are sorted, and all that lie in one chunk are looked up, compared and merged
+ * together; only when a candidate has become a shared page do the pages that equal it follow.
  *
  * Which page equals which is for the merge to prove. The first time that a page is looked
  * up, a fingerprint in common is enough to try one.

@@ -84,7 +84,7 @@ static long hear(const char *dir, const char *name)
 	return value;
 }
 
-static void map_all(FIXTURE_DATA(checkpoint) *self)
+static void map_all(struct _test_data_checkpoint *self)
 {
 	int fd = open(self->file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	char *page = malloc(PGSZ);
@@ -136,7 +136,7 @@ static long wrong_all(const char *mem, const char *mapped)
  * The process to be dumped: on its own, without anything open, and waiting. It registers
  * with @area unless that is -1.
  */
-static void __attribute__((noreturn)) be_dumped(FIXTURE_DATA(checkpoint) *self, int area)
+static void __attribute__((noreturn)) be_dumped(struct _test_data_checkpoint *self, int area)
 {
 	char dir[64];
 	int null;
@@ -187,7 +187,7 @@ FIXTURE_TEARDOWN(checkpoint)
 }
 
 /* Run criu in a process of its own; its log comes out if it fails. */
-static int criu(FIXTURE_DATA(checkpoint) *self, const char *what, ...)
+static int criu(struct _test_data_checkpoint *self, const char *what, ...)
 {
 	const char *argv[24] = { CRIU, what, "-D", self->images, "-o", "log", "-v4" };
 	const char *arg;
@@ -218,7 +218,7 @@ static int criu(FIXTURE_DATA(checkpoint) *self, const char *what, ...)
 	return status;
 }
 
-static pid_t start(FIXTURE_DATA(checkpoint) *self, int area)
+static pid_t start(struct _test_data_checkpoint *self, int area)
 {
 	pid_t pid;
 
@@ -237,7 +237,7 @@ static pid_t start(FIXTURE_DATA(checkpoint) *self, int area)
  * Dump it, see that it is gone, restore it, and ask it. @before is where a dump is that it
  * was not stopped for: then only what was written since is dumped, or NULL.
  */
-static long dump_and_restore(FIXTURE_DATA(checkpoint) *self, const char *before)
+static long dump_and_restore(struct _test_data_checkpoint *self, const char *before)
 {
 	char pid[16];
 	int status;
@@ -254,7 +254,7 @@ static long dump_and_restore(FIXTURE_DATA(checkpoint) *self, const char *before)
 	return hear(self->dir, "wrong");
 }
 
-static void twins(FIXTURE_DATA(checkpoint) *self)
+static void twins(struct _test_data_checkpoint *self)
 {
 	fill_all(self->twin, self->mapped_twin);
 	if (ksm_register(self->area, self->twin, N) ||
@@ -262,14 +262,10 @@ static void twins(FIXTURE_DATA(checkpoint) *self)
 		ksm_die("KSM_REGISTER_MEMORY_REGION of ordinary memory failed");
 }
 
-#define SKIP_WITHOUT_CRIU() do { \
-	if (access(CRIU, X_OK)) \
-		SKIP(return, "there is no " CRIU); \
-} while (0)
-
 TEST_F(checkpoint, registered)
 {
-	SKIP_WITHOUT_CRIU();
+	if (access(CRIU, X_OK))
+		SKIP(return, "there is no " CRIU);
 	twins(self);
 	self->pid = start(self, self->area);
 	ksm_merge_all(&self->k);
@@ -286,7 +282,8 @@ TEST_F(checkpoint, registered)
 
 TEST_F(checkpoint, area_closed)
 {
-	SKIP_WITHOUT_CRIU();
+	if (access(CRIU, X_OK))
+		SKIP(return, "there is no " CRIU);
 	twins(self);
 	self->pid = start(self, self->area);
 	ksm_merge_all(&self->k);
@@ -303,7 +300,8 @@ TEST_F(checkpoint, area_closed)
 /* Its memory is this process's, which registered it. */
 TEST_F(checkpoint, child_that_never_registered)
 {
-	SKIP_WITHOUT_CRIU();
+	if (access(CRIU, X_OK))
+		SKIP(return, "there is no " CRIU);
 	twins(self);
 	fill_all(self->mem, self->mapped);
 	ASSERT_EQ(ksm_register(self->area, self->mem, N), 0);
@@ -323,7 +321,8 @@ TEST_F(checkpoint, incremental)
 {
 	char pid[16], last[80];
 
-	SKIP_WITHOUT_CRIU();
+	if (access(CRIU, X_OK))
+		SKIP(return, "there is no " CRIU);
 	twins(self);
 	self->pid = start(self, self->area);
 	snprintf(pid, sizeof(pid), "%d", self->pid);
