@@ -59,11 +59,17 @@ missing-%: module-%
 	@cp build/$*-missing/ksmdev.ko build/$*/ksmdev-missing.ko
 
 # Modules that tests/notifier_test.c and tests/coherent_test.c load.
-notifier-% coherent-%: name = $(firstword $(subst -, ,$@))
-notifier-% coherent-%: setup
-	@mkdir -p build/$*-$(name)
-	@cp -pu tests/$(name)/Kbuild tests/$(name)/$(name).c build/$*-$(name)/
-	@$(MAKE) -C $$(scripts/kernel kdir $*) M=$(CURDIR)/build/$*-$(name) W=1 modules
+define device-module
+	@mkdir -p build/$*-$(1)
+	@cp -pu tests/$(1)/Kbuild tests/$(1)/$(1).c build/$*-$(1)/
+	@$(MAKE) -C $$(scripts/kernel kdir $*) M=$(CURDIR)/build/$*-$(1) W=1 modules
+endef
+
+notifier-%: setup
+	$(call device-module,notifier)
+
+coherent-%: setup
+	$(call device-module,coherent)
 
 # The kernel's own, which tests/cow_test.c wants and Debian's kernels lack.
 gup-%: setup
