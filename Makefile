@@ -62,7 +62,7 @@ missing-%: module-%
 define device-module
 	@mkdir -p build/$*-$(1)
 	@cp -pu tests/$(1)/Kbuild tests/$(1)/$(1).c build/$*-$(1)/
-	@$(MAKE) -C $$(scripts/kernel kdir $*) M=$(CURDIR)/build/$*-$(1) W=1 modules
+	+@$(MAKE) -C $$(scripts/kernel kdir $*) M=$(CURDIR)/build/$*-$(1) W=1 modules
 endef
 
 notifier-%: setup
