@@ -20,7 +20,6 @@
  * The mmap lock is fair: a writer that waits is next, and scans only try to get it. Holds
  * of several scans at a time count once, or many threads could not share one large process.
  */
-#include <linux/freezer.h>
 #include <linux/hash.h>
 #include <linux/hrtimer.h>
 #include <linux/ktime.h>

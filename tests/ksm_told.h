@@ -23,7 +23,6 @@
 /* Of /proc/PID/pagemap: the page is a file's, or shared anonymous memory. */
 #define PM_FILE			(1ULL << 61)
 
-#define KPF_BIT_LRU		5
 #define KPF_BIT_MMAP		11
 #define KPF_BIT_SWAPBACKED	14
 #define KPF_BIT_HWPOISON	19
