@@ -6,9 +6,9 @@
  * full speed. A process discards it and writes to each page again, which takes a page
  * fault and so the page table's lock. It has priority: what it waits for are locks.
  *
- * Not part of bench.c, whose workloads compare what is merged. Alone:
- *	tests/vm/run --kernel 6.12 build/tests/bench/first_write MODE [WRITES]
- * MODE is ksmdev (kksmd and two that call KSM_SCAN), ksmd (the kernel's own), or none.
+ * Not part of bench.c, whose workloads compare what is merged; tests/bench/run -w first
+ * runs it alone. MODE is ksmdev (kksmd and two that call KSM_SCAN), ksmd (the kernel's own), or
+ * none, for which no samples are printed.
  */
 #include <errno.h>
 #include <sched.h>
@@ -75,6 +75,12 @@ static void start_ksmd(char *mem)
 		ksm_die("ksmd refuses: %m");
 }
 
+static void sample(const char *who, const char *figure, double seconds)
+{
+	if (strcmp(who, "none"))
+		printf("sample\tfirst writes\t%s\tus\t%s\t%f\n", figure, who, seconds * 1e6);
+}
+
 int main(int argc, char **argv)
 {
 	size_t writes = argc > 2 ? strtoul(argv[2], NULL, 0) : 100000;
@@ -114,6 +120,9 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "ksmd"))
 		ksm_write_file(KSMD "run", "2");
 	qsort(took, writes, sizeof(*took), by_size);
+	sample(argv[1], "median", took[writes / 2]);
+	sample(argv[1], "p99.9", took[writes * 999 / 1000]);
+	sample(argv[1], "slowest", took[writes - 1]);
 	printf("%s: %zu first writes: p50 %.1f us, p99 %.1f us, p99.9 %.1f us, slowest %.1f us; %.1f s\n",
 	       argv[1], writes, took[writes / 2] * 1e6, took[writes * 99 / 100] * 1e6,
 	       took[writes * 999 / 1000] * 1e6, took[writes - 1] * 1e6, ksm_now() - begin);
