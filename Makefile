@@ -4,11 +4,12 @@
 #
 #	make			build ksmdev.ko for the running kernel (KDIR= for another)
 #	make tools		build ksmctl and libksm into build/tools
-#	make demo		see memory come back, in a VM
+#	make demo		see memory come back, in a VM (KERNEL=)
 #	make demo-guests	KVM guests in that VM share their memory (SCENE=, KERNEL=)
-#	make check		build and test everything on both stock kernels
+#	make check		build and test everything on the stock kernels that matter most
+#	make module-NAME	build/NAME/ksmdev.ko for a kernel of scripts/kernels.list
 #	make check-debug	the same tests on a kernel with all its debugging on
-#	make check-guests	the long tests with KVM guests, on both kernels (SECONDS=N: longer)
+#	make check-guests	the long tests with KVM guests, on 6.1 and 6.12 (SECONDS=N: longer)
 #	make bench		against the kernel's ksmd (QUICK=1: in four minutes)
 #	make static		the static checks alone
 #	make install		module, tools, udev rule, man pages, DKMS source
@@ -20,81 +21,91 @@ VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
 
 # All of this makefile's paths are relative to it.
 KDIR ?= /lib/modules/$(shell uname -r)/build
-KERNELS := 6.1 6.12
+KMAKE ?= $(MAKE) -C $(KDIR)
+# What KVM guests run on.
+GUESTS := 6.1 6.12
 # Off where the kernel has no static calls (User-Mode Linux): all calls are through pointers there.
 CHECK_BRANCHES ?= scripts/check-branches
 MODULE_SOURCES := Kbuild ksm.c ksm.h $(wildcard include/*.h mm/*.c mm/*.h engine/*.c)
 
 PHONY := all
 all: $(KDIR)/Makefile
-	$(MAKE) -C $(KDIR) M=$(CURDIR) EXTRA_SYMBOL=$(EXTRA_SYMBOL) modules
+	$(KMAKE) M=$(CURDIR) EXTRA_SYMBOL=$(EXTRA_SYMBOL) modules
 	scripts/check-branches .
 
 $(KDIR)/Makefile:
 	@echo "No kernel headers in $(KDIR): apt-get install linux-headers-$(patsubst /lib/modules/%/build,%,$(KDIR))" >&2
 	@exit 1
 
-# The module for several kernels, side by side: make module KDIR=... OUT=build/NAME
+# The module for several kernels, side by side: make module KDIR=... OUT=build/NAME. KMAKE is how
+# to run make in KDIR.
 PHONY += module
 module: $(KDIR)/Makefile
 	@test -n "$(OUT)" || { echo "make module KDIR=DIR OUT=DIR: OUT= is missing" >&2; exit 1; }
 	mkdir -p $(OUT)
 	cp -pu --parents $(MODULE_SOURCES) $(OUT)/
-	$(MAKE) -C $(KDIR) M=$(abspath $(OUT)) W=1 EXTRA_SYMBOL=$(EXTRA_SYMBOL) RACE_DELAY=$(RACE_DELAY) \
+	+$(KMAKE) M=$(abspath $(OUT)) W=1 EXTRA_SYMBOL=$(EXTRA_SYMBOL) RACE_DELAY=$(RACE_DELAY) \
 		$(MODULE_FLAGS) modules
 	$(CHECK_BRANCHES) $(OUT)
 
+# For the kernels of make check
+KERNELS := $(if $(filter modules,$(MAKECMDGOALS)),$(shell scripts/kernel gate))
 PHONY += modules
 modules: $(KERNELS:%=module-%) $(KERNELS:%=missing-%) $(KERNELS:%=notifier-%) \
 	 $(KERNELS:%=coherent-%) $(KERNELS:%=gup-%)
 
-module-%: setup
-	@$(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) OUT=build/$* \
-		RACE_DELAY=$(filter debug,$*)
+module-for = $(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) KMAKE='scripts/kernel make $*'
+
+module-%: setup-%
+	@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug,$*)
 
 # Wants a function that no kernel has: for the test that it is refused.
 missing-%: module-%
-	@$(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) OUT=build/$*-missing \
-		EXTRA_SYMBOL=ksmdev_no_such_function
+	@$(module-for) OUT=build/$*-missing EXTRA_SYMBOL=ksmdev_no_such_function
 	@cp build/$*-missing/ksmdev.ko build/$*/ksmdev-missing.ko
 
 # Modules that tests/notifier_test.c and tests/coherent_test.c load.
 define device-module
 	@mkdir -p build/$*-$(1)
 	@cp -pu tests/$(1)/Kbuild tests/$(1)/$(1).c build/$*-$(1)/
-	+@$(MAKE) -C $$(scripts/kernel kdir $*) M=$(CURDIR)/build/$*-$(1) W=1 modules
+	+@scripts/kernel make $* M=$(CURDIR)/build/$*-$(1) W=1 modules
 endef
 
-notifier-%: setup
+notifier-%: setup-%
 	$(call device-module,notifier)
 
-coherent-%: setup
+coherent-%: setup-%
 	$(call device-module,coherent)
 
 # The kernel's own, which tests/cow_test.c wants and Debian's kernels lack.
-gup-%: setup
+gup-%: setup-%
 	@mkdir -p build/$*-gup
 	@cp -pu tests/cow/Kbuild tests/cow/gup_test_module.c build/$*-gup/
-	@$(MAKE) -C $$(scripts/kernel kdir $*) M=$(CURDIR)/build/$*-gup \
+	+@scripts/kernel make $* M=$(CURDIR)/build/$*-gup \
 		GUP_TEST=$$(scripts/kernel cache)/linux-6.12/mm/gup_test.c modules
 
 PHONY += setup
 setup:
 	@scripts/setup
 
+# What one kernel wants, and no other
+setup-%:
+	@scripts/setup $*
+
 PHONY += tools
 tools:
 	$(MAKE) -C tools
 
 PHONY += demo
-demo: setup
-	@$(MAKE) --no-print-directory -s module-6.12 tools
-	@tests/demo
+demo demo-guests: KERNEL ?= 6.12
+demo:
+	@scripts/setup $(KERNEL)
+	@$(MAKE) --no-print-directory -s module-$(KERNEL) tools
+	@tests/demo $(KERNEL)
 
 PHONY += demo-guests
-demo-guests: KERNEL ?= 6.12
 demo-guests:
-	@scripts/setup --guests
+	@scripts/setup --guests $(KERNEL)
 	@$(MAKE) --no-print-directory -s module-$(KERNEL) tools
 	@$(MAKE) --no-print-directory -s -C tests guests
 	@tests/guests/demo -k $(KERNEL) $(SCENE)
@@ -104,15 +115,16 @@ check: setup
 	@tests/check
 
 PHONY += check-debug
-check-debug: setup
+check-debug: setup-debug
 	@tests/debug/check
 
-# All kernels side by side: an emulated VM for guests has one CPU.
+# Both kernels side by side: an emulated VM for guests has one CPU.
 PHONY += check-guests
-check-guests: setup
-	@$(MAKE) --no-print-directory -s $(KERNELS:%=module-%) tools
+check-guests:
+	@scripts/setup $(GUESTS)
+	@$(MAKE) --no-print-directory -s $(GUESTS:%=module-%) tools
 	@$(MAKE) --no-print-directory -s -C tests
-	@$(MAKE) --no-print-directory -s -k -j $(KERNELS:%=check-guests-%)
+	@$(MAKE) --no-print-directory -s -k -j $(GUESTS:%=check-guests-%)
 
 check-guests-%:
 	@bash -o pipefail -c 'tests/guests/run -l $(SECONDS:%=-t %) $* | sed -u "s/^/$*: /"'
@@ -147,7 +159,7 @@ uninstall:
 PHONY += clean
 clean:
 	rm -rf build
-	rm -f ksmdev.ko ksmdev.o ksmdev.mod* modules.order Module.symvers .*.cmd
+	rm -f ksmdev.ko ksmdev.o ksmdev.mod* .module-common.o modules.order Module.symvers .*.cmd
 	rm -f ksm.o mm/*.o engine/*.o mm/.*.cmd engine/.*.cmd
 
 .PHONY: $(PHONY)
