@@ -2,7 +2,8 @@
 #
 # Makefile - for people; the kernel's build system reads Kbuild.
 #
-#	make			build ksmdev.ko for the running kernel (KDIR= for another)
+#	make			build ksmdev.ko for the running kernel (KDIR= for another;
+#				ALLOW_UNKNOWN_KERNEL=1 for one newer than it was made for)
 #	make tools		build ksmctl and libksm into build/tools
 #	make demo		see memory come back, in a VM (KERNEL=)
 #	make demo-guests	KVM guests in that VM share their memory (SCENE=, KERNEL=)

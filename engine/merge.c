@@ -140,7 +140,7 @@ void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
 		} else {
 			trace_ksmdev_merge(mm, m->addr,
 					   m->kpage ? page_to_pfn(m->kpage) :
-						      my_zero_pfn(m->addr));
+						      page_to_pfn(ZERO_PAGE(m->addr)));
 			chunk_remap(chunk, m->slot, m->kpage ? SLOT_SHARED : SLOT_ZERO);
 			count_merge(scan, mm, m->addr);
 		}

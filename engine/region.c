@@ -13,6 +13,7 @@
 #include <linux/workqueue.h>
 
 #include "../include/charge.h"
+#include "../include/compat.h"
 #include "../include/engine.h"
 #include "../include/hold.h"
 #include "../include/index.h"
@@ -245,7 +246,7 @@ static void empty_regions(struct list_head *list)
 	WRITE_ONCE(nr_unlinked, nr_unlinked + list_count_nodes(list));
 	list_splice_tail(list, &unlinked);
 	spin_unlock(&unlinked_lock);
-	queue_work(system_unbound_wq, &unlinked_work);
+	queue_work(system_dfl_wq, &unlinked_work);
 }
 
 /**

@@ -497,7 +497,7 @@ void shared_prune_soon(void)
 {
 	if (atomic_long_read(&nr_shared)) {
 		WRITE_ONCE(prune_delay, PRUNE_DELAY_MIN);
-		mod_delayed_work(system_wq, &prune_later, PRUNE_DELAY_MIN);
+		mod_delayed_work(system_percpu_wq, &prune_later, PRUNE_DELAY_MIN);
 	}
 }
 

@@ -49,7 +49,7 @@ void ksmdev_drain_lru(void)
 	spin_lock(&drain_lock);
 	wanted = begun + 1;
 	spin_unlock(&drain_lock);
-	queue_work(system_unbound_wq, &drain_work);
+	queue_work(system_dfl_wq, &drain_work);
 	if (READ_ONCE(late))
 		return;
 	if (!wait_event_interruptible_timeout(drain_wait, (int)(READ_ONCE(ended) - wanted) >= 0,

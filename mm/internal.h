@@ -16,7 +16,7 @@
 #include <linux/swap.h>
 #include <asm/tlbflush.h>
 
-#include "../include/compat.h"
+#include "../include/compat-mm.h"
 #include "../include/mm.h"
 
 #if COMPAT_FOLIO_RMAP
@@ -27,6 +27,8 @@
 
 #ifndef CONFIG_TRANSPARENT_HUGEPAGE
 #define KSMDEV_SPLIT_SYMBOLS(X)
+#elif COMPAT_SPLIT_INLINE
+#define KSMDEV_SPLIT_SYMBOLS(X) X(__split_huge_page_to_list_to_order)
 #elif COMPAT_SPLIT_TO_ORDER
 #define KSMDEV_SPLIT_SYMBOLS(X) X(split_huge_page_to_list_to_order)
 #else

@@ -36,6 +36,7 @@
 #include <linux/rmap.h>
 #include <linux/slab.h>
 
+#include "../include/compat-mm.h"
 #include "../include/mm.h"
 
 #define KPAGE_MATCH(page_field, field)					\
@@ -57,7 +58,7 @@ static bool left_behind;
 
 static void *kpage_mapping(void)
 {
-	return (void *)kpage_anon_vma + PAGE_MAPPING_ANON;
+	return (void *)kpage_anon_vma + FOLIO_MAPPING_ANON;
 }
 
 /**

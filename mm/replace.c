@@ -41,7 +41,7 @@ static void remove_rmap(struct page *page, struct vm_area_struct *vma)
  */
 static pte_t zero_pte(struct vm_area_struct *vma, unsigned long addr)
 {
-	return pte_mkspecial(pfn_pte(my_zero_pfn(addr), vma->vm_page_prot));
+	return pte_mkspecial(pfn_pte(page_to_pfn(ZERO_PAGE(addr)), vma->vm_page_prot));
 }
 
 static pte_t replacement(struct vm_area_struct *vma, struct ksmdev_mapping *map)

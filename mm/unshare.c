@@ -16,6 +16,9 @@
  */
 static unsigned int fault_for(struct vm_area_struct *vma, enum ksmdev_kind kind)
 {
+	/* Of some pages such a one would be told of any fault. */
+	if (userfaultfd_rwp(vma))
+		return 0;
 	if (kind != KSMDEV_ZERO || COMPAT_UNSHARE_ZERO)
 		return FAULT_FLAG_UNSHARE | FAULT_FLAG_REMOTE;
 	return userfaultfd_wp(vma) ? 0 : FAULT_FLAG_WRITE | FAULT_FLAG_REMOTE;

@@ -212,7 +212,7 @@ void ksmdev_page_look(struct page *page, struct ksmdev_look *look)
 	if (ksmdev_is_kpage(page)) {
 		look->mapcount = ksmdev_kpage_mapcount(ksmdev_page_kpage(page));
 		look->kind = look->mapcount > 1 ? KSMDEV_SHARED : KSMDEV_SINGLE;
-	} else if (PageAnon(page) && !PageKsm(page)) {
+	} else if (PageAnon(page) && !folio_test_ksm(page_folio(page))) {
 		look->kind = KSMDEV_ANON;
 	}
 }
@@ -221,14 +221,14 @@ static void look_at_pte(pte_t pte, struct ksmdev_look *look)
 {
 	look->mapcount = 0;
 	look->kind = KSMDEV_NONE;
-	if (!pte_present(pte) || pte_devmap(pte))
+	if (!pte_present(pte) || compat_pte_devmap(pte))
 		return;
 	if (is_zero_pfn(pte_pfn(pte)))
 		look->kind = KSMDEV_ZERO;
 	else if (!pte_special(pte))
 		ksmdev_page_look(pte_page(pte), look);
 	/* What a userfaultfd has protected is not to be merged; it may have been before. */
-	if (pte_uffd_wp(pte) && !look->mapcount)
+	if (pte_uffd(pte) && !look->mapcount)
 		look->kind = KSMDEV_NONE;
 }
 
@@ -372,6 +372,8 @@ int ksmdev_split(struct page *page)
 		return -EBUSY;
 #ifndef CONFIG_TRANSPARENT_HUGEPAGE
 	err = -EBUSY;
+#elif COMPAT_SPLIT_INLINE
+	err = static_call(ksmdev___split_huge_page_to_list_to_order)(page, NULL, 0);
 #elif COMPAT_SPLIT_TO_ORDER
 	err = static_call(ksmdev_split_huge_page_to_list_to_order)(page, NULL, 0);
 #else

@@ -120,7 +120,7 @@ static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
 			continue;
 		}
 		zero = is_zero_pfn(pte_pfn(pte));
-		if (pte_devmap(pte) || pte_uffd_wp(pte) || (pte_special(pte) && !zero)) {
+		if (compat_pte_devmap(pte) || pte_uffd(pte) || (pte_special(pte) && !zero)) {
 			n += report_none(nr, seen, &found[n]);
 			continue;
 		}
@@ -173,7 +173,7 @@ static unsigned int gather_huge(struct vm_area_struct *vma, unsigned long addr,
 	unsigned int n = 0;
 
 	/* A file's pages, the huge zero page, or what a userfaultfd has protected. */
-	if (!PageAnon(pmd_page(pmd)) || pmd_uffd_wp(pmd)) {
+	if (!PageAnon(pmd_page(pmd)) || pmd_uffd(pmd)) {
 		for (; addr < end; addr += PAGE_SIZE)
 			n += report_none((addr & ~PMD_MASK) >> PAGE_SHIFT, how->seen, &found[n]);
 		return n;

@@ -74,9 +74,10 @@ static int lock_mapped_page(pte_t pte, struct ksmdev_mapping *map)
 	struct page *page = map->page;
 
 	if (!pte_present(pte) || pte_special(pte) || pte_page(pte) != page ||
-	    pte_uffd_wp(pte))
+	    pte_uffd(pte))
 		return -ESTALE;
-	if (!PageAnon(page) || PageKsm(page) || ksmdev_is_kpage(page) || PageHWPoison(page))
+	if (!PageAnon(page) || folio_test_ksm(page_folio(page)) || ksmdev_is_kpage(page) ||
+	    PageHWPoison(page))
 		return -ESTALE;
 	if (PageCompound(page))
 		return -E2BIG;
