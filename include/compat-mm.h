@@ -23,8 +23,12 @@
  * notifiers): that was up to the caller, or to the end of the notifier window.
  */
 #define COMPAT_FLUSH_SECONDARY_TLB (!SINCE(6, 6))
-/* User-Mode Linux has its own, inline; x86 keeps the one it has from modules. */
-#define COMPAT_FLUSH_TLB_INLINE	IS_ENABLED(CONFIG_UML)
+/* arm64 and User-Mode Linux have their own, inline; x86 keeps the one it has from modules. */
+#define COMPAT_FLUSH_TLB_INLINE	(IS_ENABLED(CONFIG_ARM64) || IS_ENABLED(CONFIG_UML))
+/* 6.6: that of arm64 tells devices itself. */
+#define COMPAT_ARCH_FLUSH_SECONDARY_TLB (IS_ENABLED(CONFIG_ARM64) && SINCE(6, 6))
+/* 6.6: several ptes at a time are set. */
+#define COMPAT_SET_PTES		SINCE(6, 6)
 
 /* 6.6 brought shadow stacks, 6.11 droppable memory: neither may be merged. */
 #ifndef VM_SHADOW_STACK

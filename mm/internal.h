@@ -54,18 +54,42 @@
 #define KSMDEV_TLB_SYMBOLS(X) X(flush_tlb_mm_range)
 #endif
 
+/* What inline functions of arm64's headers call: mm/arm64.c. */
+#ifdef CONFIG_ARM64_MTE
+#define KSMDEV_MTE_SYMBOLS(X) X(mte_sync_tags)
+#else
+#define KSMDEV_MTE_SYMBOLS(X)
+#endif
+
+#if COMPAT_ARCH_FLUSH_SECONDARY_TLB && defined(CONFIG_MMU_NOTIFIER)
+#define KSMDEV_ARCH_NOTIFIER_SYMBOLS(X) X(__mmu_notifier_arch_invalidate_secondary_tlbs)
+#else
+#define KSMDEV_ARCH_NOTIFIER_SYMBOLS(X)
+#endif
+
+#ifdef CONFIG_ARM64_ERRATUM_4193714
+#define KSMDEV_ERRATUM_SYMBOLS(X) X(sme_do_dvmsync)
+#else
+#define KSMDEV_ERRATUM_SYMBOLS(X)
+#endif
+
 #define KSMDEV_SYMBOLS(X)			\
 	X(folio_free_swap)			\
 	X(lru_add_drain_all)			\
 	X(mlock_folio)				\
 	KSMDEV_NOTIFIER_SYMBOLS(X)		\
+	KSMDEV_MTE_SYMBOLS(X)			\
+	KSMDEV_ARCH_NOTIFIER_SYMBOLS(X)		\
+	KSMDEV_ERRATUM_SYMBOLS(X)		\
 	KSMDEV_TLB_SYMBOLS(X)			\
 	KSMDEV_RMAP_SYMBOLS(X)			\
 	KSMDEV_SPLIT_SYMBOLS(X)
 
+#if !COMPAT_FLUSH_TLB_INLINE
 /* asm/tlbflush.h keeps this from modules since 6.3. */
 extern void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsigned long end,
 			       unsigned int stride_shift, bool freed_tables);
+#endif
 /* mm/internal.h, which is not for modules. */
 extern void mlock_folio(struct folio *folio);
 
