@@ -3,10 +3,11 @@
  * replace.c - replace_page(): map a shared page in place of an anonymous one
  *
  * The pages were write-protected by page_wrprotect() and compared; a pte that is
- * still the same says that nothing has happened to the page since. As both pages
- * hold the same bytes and both are read-only, a processor that still reads the old
- * one through its TLB reads the right bytes: one flush for all pages, before the
- * old ones can be freed, is enough.
+ * still the same says that nothing has happened to the page since. So, for all pages
+ * at once: clear the ptes, flush the TLB, set the ptes, drop the old pages. arm64 wants
+ * a pte that names another page than before to have been clear while the TLB was
+ * flushed ("break before make"); elsewhere it costs nothing, as the old pages may not
+ * be freed before the flush anyway. Who finds a pte clear waits for the table's lock.
  */
 #include <linux/pagemap.h>
 
@@ -57,11 +58,14 @@ static pte_t replacement(struct vm_area_struct *vma, struct ksmdev_mapping *map)
 	return pte;
 }
 
-/* The pte maps the new page, the TLB is flushed: the old page goes. */
-static void drop_old_page(struct vm_area_struct *vma, struct ksmdev_mapping *map)
+/* The pte is clear and the TLB flushed: the new page comes, the old one goes. */
+static void switch_pages(struct vm_area_struct *vma, struct ksmdev_mapping *map, pte_t *pte)
 {
 	struct folio *folio = page_folio(map->page);
 
+	if (map->kpage)
+		add_rmap(map->kpage, vma);
+	set_pte_at(vma->vm_mm, map->addr, pte, replacement(vma, map));
 	remove_rmap(map->page, vma);
 	if (!folio_mapped(folio))
 		static_call(ksmdev_folio_free_swap)(folio);
@@ -108,20 +112,20 @@ unsigned int replace_page(struct vm_area_struct *vma,
 		}
 		flush_cache_page(vma, m->addr, page_to_pfn(m->page));
 		ptep_get_and_clear(mm, m->addr, pte);
-		if (m->kpage)
-			add_rmap(m->kpage, vma);
-		else
-			zeros++;
-		set_pte_at(mm, m->addr, pte, replacement(vma, m));
 		first = min(first, m->addr);
 		last = max(last, m->addr + PAGE_SIZE);
 		done++;
 	}
 	if (done) {
 		ksmdev_flush_tlb(vma, first, last);
-		for (i = 0; i < nr; i++)
-			if (!map[i].err)
-				drop_old_page(vma, &map[i]);
+		for (i = 0; i < nr; i++) {
+			struct ksmdev_mapping *m = &map[i];
+
+			if (m->err)
+				continue;
+			switch_pages(vma, m, ksmdev_pte(&table, m->addr));
+			zeros += !m->kpage;
+		}
 		/* The kernel does not count its zero page as anybody's memory. */
 		if (zeros)
 			compat_add_mm_counter(mm, MM_ANONPAGES, -(long)zeros);
