@@ -110,6 +110,19 @@ void ksmdev_table_lock(struct vm_area_struct *vma, unsigned long addr,
 		       struct ksmdev_table *table) __acquires(table->ptl);
 void ksmdev_page_look(struct page *page, struct ksmdev_look *look);
 
+/*
+ * Memory tags of arm64 are contents, too, which a comparison of bytes does not see. Only a
+ * page that some VMA or virtual machine asked to have them for has any.
+ */
+static inline bool ksmdev_page_tagged(struct page *page)
+{
+#ifdef CONFIG_ARM64_MTE
+	return page_mte_tagged(page);
+#else
+	return false;
+#endif
+}
+
 static inline void ksmdev_table_unlock(struct ksmdev_table *table) __releases(table->ptl)
 {
 	spin_unlock(table->ptl);

@@ -114,6 +114,20 @@ bool ksmdev_is_kpage(struct page *page)
 	return READ_ONCE(page->mapping) == kpage_mapping() && !PageTail(page);
 }
 
+/*
+ * The bytes alone: copy_highpage() would copy memory tags, if the page just got some, and all
+ * who share the copy would have another's.
+ */
+static void copy_bytes(struct page *to, struct page *from)
+{
+	void *data_to = kmap_local_page(to);
+	void *data_from = kmap_local_page(from);
+
+	copy_page(data_to, data_from);
+	kunmap_local(data_from);
+	kunmap_local(data_to);
+}
+
 /**
  * ksmdev_kpage_alloc() - allocate a shared page and copy a page's contents to it
  * @from: the page to copy; it may change while it is copied
@@ -131,7 +145,7 @@ struct ksmdev_kpage *ksmdev_kpage_alloc(struct page *from)
 	if (!page)
 		return NULL;
 
-	copy_highpage(page, from);
+	copy_bytes(page, from);
 	__SetPageUptodate(page);
 	__folio_set_swapbacked(page_folio(page));
 	kpage = ksmdev_page_kpage(page);

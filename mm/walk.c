@@ -28,7 +28,8 @@
  * mappings that mm/ksm.c leaves alone too.
  */
 #define VM_UNMERGEABLE (VM_SHARED | VM_MAYSHARE | VM_PFNMAP | VM_IO | VM_DONTEXPAND |	\
-			VM_HUGETLB | VM_MIXEDMAP | VM_DROPPABLE | VM_SHADOW_STACK)
+			VM_HUGETLB | VM_MIXEDMAP | VM_DROPPABLE | VM_SHADOW_STACK |	\
+			VM_MTE)
 
 /**
  * ksmdev_mergeable() - may pages of this mapping be merged
@@ -199,7 +200,7 @@ again:
  * @look: filled in
  *
  * A page with a memory error is not to be read, and so is none; nor is a device's
- * memory, which is anonymous where it is coherent.
+ * memory, which is anonymous where it is coherent, nor one that has memory tags.
  *
  * Context: Page table lock held.
  */
@@ -212,7 +213,8 @@ void ksmdev_page_look(struct page *page, struct ksmdev_look *look)
 	if (ksmdev_is_kpage(page)) {
 		look->mapcount = ksmdev_kpage_mapcount(ksmdev_page_kpage(page));
 		look->kind = look->mapcount > 1 ? KSMDEV_SHARED : KSMDEV_SINGLE;
-	} else if (PageAnon(page) && !folio_test_ksm(page_folio(page))) {
+	} else if (PageAnon(page) && !folio_test_ksm(page_folio(page)) &&
+		   !ksmdev_page_tagged(page)) {
 		look->kind = KSMDEV_ANON;
 	}
 }

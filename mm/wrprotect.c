@@ -8,9 +8,10 @@
  *
  *	clear the pte		new writers fault and wait for the table's lock
  *	flush the TLB		old writers are gone, those in devices with a TLB of
- *				their own, too, and get_user_pages_fast(), which
- *				runs with interrupts off, has finished or will see
- *				that the pte changed
+ *				their own, too; and all CPUs see that the pte is
+ *				clear: get_user_pages_fast(), which takes a reference
+ *				and then reads the pte once more, has its reference
+ *				by now or will drop it again
  *	count the references	mappings + ours + swap cache, or somebody else has
  *				the page and may write to it: put the pte back
  *	drop PageAnonExclusive	refused if the page may be pinned
@@ -96,6 +97,9 @@ static int claim_page(struct page *page)
 	/* A small page: its own count is all there is. */
 	int mapcount = atomic_read(&page->_mapcount) + 1;
 
+	/* A virtual machine's fault may have given it tags until now; see mm/internal.h. */
+	if (ksmdev_page_tagged(page))
+		return -ESTALE;
 	if (mapcount + 1 + folio_test_swapcache(page_folio(page)) != page_ref_count(page))
 		return -EBUSY;
 	if (PageAnonExclusive(page))
@@ -114,8 +118,8 @@ static int claim_page(struct page *page)
  * held by nobody but its mappings, the swap cache and the caller's one reference.
  * Such a page's contents stay as they are for as long as its pte stays @pte. A
  * page that fails is mapped as before; @err says why: -ESTALE (no longer this
- * page), -EBUSY (locked, pinned or otherwise in use), -E2BIG (part of a large
- * folio).
+ * page, or it got memory tags), -EBUSY (locked, pinned or otherwise in use), -E2BIG
+ * (part of a large folio).
  *
  * Every entry must be passed on to replace_page(), which unlocks the pages.
  *
