@@ -100,6 +100,7 @@ struct chunk *chunk_of_linked_slot(u32 id)
 /* What is kept of each page. */
 #define SEEN_BYTES	(CHUNK_SLOTS * sizeof(u16))
 #define SLOTS_BYTES	(PAGE_SIZE + SEEN_BYTES)
+static_assert(CHUNK_SLOTS * sizeof(struct slot) == PAGE_SIZE);
 
 static struct chunk *chunk_alloc(struct region *region, unsigned long addr)
 {

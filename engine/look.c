@@ -29,10 +29,10 @@ enum {
 #define FAILS_INTERVAL 16
 
 /*
- * Where it saves this many pages of 512, a large folio is split. The time of a split is
- * that of about so many merges: Documentation/performance.rst has the figures.
+ * Where it saves this many pages of a page table, a large folio is split. The time of a split
+ * is that of about so many merges: Documentation/performance.rst has the figures.
  */
-unsigned int ksmdev_thp_split_threshold = 64;
+unsigned int ksmdev_thp_split_threshold = CHUNK_SLOTS / 8;
 atomic_long_t ksmdev_thp_splits = ATOMIC_LONG_INIT(0);
 
 static unsigned int eagerness(struct chunk *chunk, unsigned int nr)

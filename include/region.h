@@ -2,10 +2,10 @@
 /*
  * region.h - what is registered, and what is known of each page of it
  *
- * An area (one fd) holds regions (address ranges of one mm), a region is cut at
- * 2 MiB boundaries into chunks (one page table each), a chunk has 512 slots, one
- * for each page. A region is only an address range: what lies beneath it changes,
- * and nothing here follows that; the scan looks again each time.
+ * An area (one fd) holds regions (address ranges of one mm), a region is cut into
+ * chunks (one page table each: 2 MiB, or 32 MiB where pages are of 16 KiB), a chunk has
+ * slots (512 or 2048), one for each page. A region is only an address range: what lies
+ * beneath it changes, and nothing here follows that; the scan looks again each time.
  *
  * Locks, outermost first:
  *	regions_lock	the trees of regions, the cursor
