@@ -24,6 +24,7 @@
 #include <linux/sizes.h>
 #include <linux/spinlock.h>
 #include <linux/uaccess.h>
+#include <linux/version.h>
 
 #define START	0x10000000UL
 #define LENGTH	SZ_2M
@@ -42,9 +43,20 @@ static void coherent_page_free(struct page *page)
 	spin_unlock_irqrestore(&lock, flags);
 }
 
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
+static void coherent_folio_free(struct folio *folio)
+{
+	coherent_page_free(&folio->page);
+}
+
+static const struct dev_pagemap_ops coherent_ops = {
+	.folio_free = coherent_folio_free,
+};
+#else
 static const struct dev_pagemap_ops coherent_ops = {
 	.page_free = coherent_page_free,
 };
+#endif
 
 static struct dev_pagemap pagemap = {
 	.type = MEMORY_DEVICE_COHERENT,
@@ -63,8 +75,13 @@ static struct page *get_page_of_device(void)
 	if (nr_free)
 		page = free_pages_of_device[--nr_free];
 	spin_unlock_irq(&lock);
-	if (page)
+	if (page) {
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
+		zone_device_page_init(page, &pagemap, 0);
+#else
 		zone_device_page_init(page);
+#endif
+	}
 	return page;
 }
 
