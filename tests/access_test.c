@@ -146,13 +146,19 @@ static long fn_mprotect(long addr, long npages, long prot, long unused)
 	return mprotect((void *)addr, npages * PGSZ, prot);
 }
 
-static bool poke(pid_t pid, void *addr, long value)
+static void attach(pid_t pid)
 {
-	bool ok;
 	int status;
 
 	if (ptrace(PTRACE_ATTACH, pid, NULL, NULL) || waitpid(pid, &status, __WALL) != pid)
 		ksm_die("PTRACE_ATTACH: %s; run the tests as root", strerror(errno));
+}
+
+static bool poke(pid_t pid, void *addr, long value)
+{
+	bool ok;
+
+	attach(pid);
 	ok = !ptrace(PTRACE_POKEDATA, pid, addr, value);
 	ptrace(PTRACE_DETACH, pid, NULL, NULL);
 	return ok;
@@ -178,6 +184,17 @@ static bool mem_write(pid_t pid, void *addr, long value)
 		ksm_die("cannot open %s: %s; run the tests as root", path, strerror(errno));
 	ok = pwrite(fd, &value, sizeof(value), (uintptr_t)addr) == sizeof(value);
 	close(fd);
+	return ok;
+}
+
+/* Where the memory is read-only, some kernels want a tracer (CONFIG_PROC_MEM_FORCE_PTRACE). */
+static bool mem_write_traced(pid_t pid, void *addr, long value)
+{
+	bool ok;
+
+	attach(pid);
+	ok = mem_write(pid, addr, value);
+	ptrace(PTRACE_DETACH, pid, NULL, NULL);
 	return ok;
 }
 
@@ -217,7 +234,7 @@ FIXTURE_VARIANT_ADD(remote_write, proc_mem) {
 	.write = mem_write, .prot = PROT_READ | PROT_WRITE, .allowed = true,
 };
 FIXTURE_VARIANT_ADD(remote_write, proc_mem_read_only) {
-	.write = mem_write, .prot = PROT_READ, .allowed = true,
+	.write = mem_write_traced, .prot = PROT_READ, .allowed = true,
 };
 
 FIXTURE_SETUP(remote_write)

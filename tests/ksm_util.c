@@ -61,6 +61,8 @@ int ksm_open(void)
 
 void ksm_begin(struct ksm *k)
 {
+	if (sysconf(_SC_PAGESIZE) != PGSZ)
+		ksm_die("built for pages of %lu bytes: see PAGE_SIZE= in tests/Makefile", PGSZ);
 	k->dev = ksm_open();
 	k->scan = ioctl(k->dev, KSM_CREATE_SCAN);
 	if (k->scan < 0)
@@ -692,6 +694,17 @@ uint64_t ksm_pagemap(pid_t pid, const void *addr)
 
 	read_pagemap(pid, addr, 1, &entry);
 	return entry;
+}
+
+bool ksm_has_soft_dirty(void)
+{
+	char *page = ksm_mmap(1);
+	bool has;
+
+	*page = 1;
+	has = ksm_pagemap(0, page) & PM_SOFT_DIRTY;
+	munmap(page, PGSZ);
+	return has;
 }
 
 void ksm_pfns(pid_t pid, const void *addr, size_t npages, uint64_t *pfns)

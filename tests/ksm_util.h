@@ -21,9 +21,12 @@
 
 #include "ksm.h"
 
+/* A constant for each build, as most tests have arrays of pages: tests/Makefile, PAGE_SIZE=. */
+#ifndef PGSZ
 #define PGSZ			4096UL
+#endif
 #define KSM_SHARE_LIMIT		256	/* ptes that may map one shared page */
-#define KSM_HUGE_PAGES		512	/* pages of a huge page, and of a chunk */
+#define KSM_HUGE_PAGES		((int)(PGSZ / 8)) /* pages of a huge page, and of a chunk */
 #define KSM_HUGE_SIZE		(KSM_HUGE_PAGES * PGSZ)
 
 /* Bits of /proc/PID/pagemap and /proc/kpageflags. */
@@ -210,6 +213,8 @@ size_t ksm_page_out(void *addr, size_t npages);
 /* ---- page frames; pid 0 is the caller ---- */
 
 uint64_t ksm_pagemap(pid_t pid, const void *addr);
+/* Does this kernel keep soft-dirty bits? */
+bool ksm_has_soft_dirty(void);
 /* The frame at @addr, or 0 if none is mapped there. */
 uint64_t ksm_pfn(pid_t pid, const void *addr);
 void ksm_pfns(pid_t pid, const void *addr, size_t npages, uint64_t *pfns);
