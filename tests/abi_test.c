@@ -488,15 +488,15 @@ TEST_F(abi, region_arguments)
 
 	/* Unaligned. */
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, mem + 1, 1));
-	EXPECT_REFUSED(EINVAL, register_raw(self->area, mem + 2048, 1));
+	EXPECT_REFUSED(EINVAL, register_raw(self->area, mem + PGSZ / 2, 1));
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, mem + 4095, 1));
 	/* Empty. */
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, mem, 0));
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, 0, 0));
 	/* Wrapping. */
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, -PGSZ, 1));
-	EXPECT_REFUSED(EINVAL, register_raw(self->area, (uint64_t)-4096, 1));
-	EXPECT_REFUSED(EINVAL, register_raw(self->area, (uint64_t)-4096, 2));
+	EXPECT_REFUSED(EINVAL, register_raw(self->area, -(uint64_t)PGSZ, 1));
+	EXPECT_REFUSED(EINVAL, register_raw(self->area, -(uint64_t)PGSZ, 2));
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, (uint64_t)-8192, UINT32_MAX));
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, (uint64_t)-(1LL << 44), UINT32_MAX));
 	/* Beyond the address space, altogether or at its end. */
@@ -533,7 +533,7 @@ TEST_F(abi, region_arguments_2009)
 	const struct ksm_memory_region_2009 bad[] = {
 		{ .npages = 1, .addr = mem + 8 },
 		{ .npages = 0, .addr = mem },
-		{ .npages = 1, .addr = (uint64_t)-4096 },
+		{ .npages = 1, .addr = -(uint64_t)PGSZ },
 		{ .npages = 2, .addr = top - PGSZ },
 		{ .npages = 1, .addr = top },
 		{ .npages = 1, .addr = mem, .pad = 1 },
@@ -831,7 +831,7 @@ TEST_F(abi, range_arguments)
 	const uint64_t mem = (uintptr_t)self->mem;
 	const struct ksm_merge_range bad[] = {
 		{ .addr = mem + 1, .npages = 1 },
-		{ .addr = mem + 2048, .npages = 1 },
+		{ .addr = mem + PGSZ / 2, .npages = 1 },
 		{ .addr = mem + 4095, .npages = 1 },
 		{ .addr = mem, .npages = 0 },
 		{ .addr = mem, .npages = 1, .flags = 1 },
@@ -843,7 +843,7 @@ TEST_F(abi, range_arguments)
 		{ .addr = mem, .npages = NPAGES + 1 },
 		{ .addr = mem + NPAGES * PGSZ, .npages = 1 },
 		{ .addr = 0, .npages = 1 },
-		{ .addr = (uint64_t)-4096, .npages = 1 },
+		{ .addr = -(uint64_t)PGSZ, .npages = 1 },
 		{ .addr = 1ULL << 63, .npages = 1 },
 		/* Cut to 32 bits, these would be ours. */
 		{ .addr = mem ^ 1ULL << 32, .npages = 1 },

@@ -417,7 +417,7 @@ TEST_F(device, share_limit)
  */
 TEST_F(device, memfree)
 {
-	const long pages = 16 << 20 >> 12, saved = 3 * pages, slack = 512;
+	const long pages = (16 << 20) / PGSZ, saved = 3 * pages, slack = 512;
 	struct ksm_child c[4];
 	char *buf = ksm_mmap(pages);
 	long before, after, metadata;

@@ -158,7 +158,9 @@ TEST_F(device, stopped_process_is_scanned)
 
 TEST_F(device, pages_to_scan)
 {
-	static const unsigned int steps[] = { 1, 7, 511, 512, 513, 1000 };
+	static const unsigned int steps[] = {
+		1, 7, KSM_HUGE_PAGES - 1, KSM_HUGE_PAGES, KSM_HUGE_PAGES + 1, 1000
+	};
 	const size_t n = 1200;
 	char *mem = ksm_mmap(n);
 	long long before;

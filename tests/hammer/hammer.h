@@ -19,10 +19,15 @@
 
 #define SYSFS		"/sys/class/misc/ksm/"
 #define PARAM		"/sys/module/ksmdev/parameters/"
+/* A constant for each build: tests/Makefile, PAGE_SIZE=. */
+#ifdef PGSZ
+#define PAGE_BYTES	PGSZ
+#else
 #define PAGE_BYTES	4096UL
+#endif
 #define WORDS		(PAGE_BYTES / 8)
 #define WINDOWS		2	/* of each thread, each one page table long */
-#define WINDOW_PAGES	512
+#define WINDOW_PAGES	((int)(PAGE_BYTES / 8))
 #define THREAD_PAGES	(WINDOWS * WINDOW_PAGES)
 #define THREADS		2
 #define MAX_WORKERS	32

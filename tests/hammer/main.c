@@ -191,7 +191,8 @@ static void parse(int argc, char **argv)
 		exit(2);
 	}
 	if (sysconf(_SC_PAGESIZE) != PAGE_BYTES) {
-		fprintf(stderr, "hammer: this program knows pages of 4096 bytes only\n");
+		fprintf(stderr, "hammer: this program was built for pages of %lu bytes\n",
+			PAGE_BYTES);
 		exit(2);
 	}
 }
