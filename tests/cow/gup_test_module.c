@@ -14,8 +14,11 @@
 #define pin_user_pages(start, nr, flags, pages) pin_user_pages(start, nr, flags, pages, NULL)
 #endif
 
-/* What it asks for is not exported any more; that the kernel pins the right pages is its own. */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0)
+/*
+ * What it asks for is not exported any more, or not where there is CMA; that the kernel pins
+ * the right pages is its own.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0) || defined(CONFIG_CMA)
 #define folio_is_longterm_pinnable(folio) true
 #endif
 
