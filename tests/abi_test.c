@@ -462,23 +462,31 @@ TEST_F(abi, bad_pointers)
 	ksm_fill(self->mem, NPAGES, 1);
 }
 
-/* The first address that is not a program's. */
+static bool is_programs(uint64_t addr)
+{
+	void *p = mmap((void *)(uintptr_t)addr, PGSZ, PROT_NONE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return errno == EEXIST;
+	munmap(p, PGSZ);
+	return true;
+}
+
+/* The first address that is not a program's: the kernel refuses to map anything there. */
 static uint64_t task_size(void)
 {
-#ifdef __i386__
-	return 0xffffe000;
-#else
-	char buf[8192];
-	size_t len;
-	FILE *f = fopen("/proc/cpuinfo", "re");
+	uint64_t in = (uintptr_t)&in & -PGSZ, out = UINTPTR_MAX & -PGSZ;
 
-	if (!f)
-		ksm_die("cannot open /proc/cpuinfo; is /proc mounted?");
-	len = fread(buf, 1, sizeof(buf) - 1, f);
-	fclose(f);
-	buf[len] = '\0';
-	return (strstr(buf, " la57") ? 1ULL << 56 : 1ULL << 47) - PGSZ;
-#endif
+	while (out - in > PGSZ) {
+		uint64_t middle = (in + (out - in) / 2) & -PGSZ;
+
+		if (is_programs(middle))
+			in = middle;
+		else
+			out = middle;
+	}
+	return out;
 }
 
 TEST_F(abi, region_arguments)
@@ -489,7 +497,7 @@ TEST_F(abi, region_arguments)
 	/* Unaligned. */
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, mem + 1, 1));
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, mem + PGSZ / 2, 1));
-	EXPECT_REFUSED(EINVAL, register_raw(self->area, mem + 4095, 1));
+	EXPECT_REFUSED(EINVAL, register_raw(self->area, mem + PGSZ - 1, 1));
 	/* Empty. */
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, mem, 0));
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, 0, 0));
@@ -497,7 +505,7 @@ TEST_F(abi, region_arguments)
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, -PGSZ, 1));
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, -(uint64_t)PGSZ, 1));
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, -(uint64_t)PGSZ, 2));
-	EXPECT_REFUSED(EINVAL, register_raw(self->area, (uint64_t)-8192, UINT32_MAX));
+	EXPECT_REFUSED(EINVAL, register_raw(self->area, -2 * (uint64_t)PGSZ, UINT32_MAX));
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, (uint64_t)-(1LL << 44), UINT32_MAX));
 	/* Beyond the address space, altogether or at its end. */
 	EXPECT_REFUSED(EINVAL, register_raw(self->area, top, 1));
@@ -832,7 +840,7 @@ TEST_F(abi, range_arguments)
 	const struct ksm_merge_range bad[] = {
 		{ .addr = mem + 1, .npages = 1 },
 		{ .addr = mem + PGSZ / 2, .npages = 1 },
-		{ .addr = mem + 4095, .npages = 1 },
+		{ .addr = mem + PGSZ - 1, .npages = 1 },
 		{ .addr = mem, .npages = 0 },
 		{ .addr = mem, .npages = 1, .flags = 1 },
 		{ .addr = mem, .npages = 1, .flags = 0x80000000U },
