@@ -101,7 +101,8 @@ PHONY += demo
 demo demo-guests: KERNEL ?= 6.12
 demo:
 	@scripts/setup $(KERNEL)
-	@$(MAKE) --no-print-directory -s module-$(KERNEL) tools
+	@$(MAKE) --no-print-directory -s module-$(KERNEL)
+	@$(MAKE) --no-print-directory -s -C tools ARCH=$$(scripts/kernel arch $(KERNEL))
 	@tests/demo $(KERNEL)
 
 PHONY += demo-guests
