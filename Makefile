@@ -102,7 +102,7 @@ demo demo-guests: KERNEL ?= 6.12
 demo:
 	@scripts/setup $(KERNEL)
 	@$(MAKE) --no-print-directory -s module-$(KERNEL)
-	@$(MAKE) --no-print-directory -s -C tools ARCH=$$(scripts/kernel arch $(KERNEL))
+	@$(MAKE) --no-print-directory -s -C tools ARCH=$$(scripts/kernel flavour $(KERNEL))
 	@tests/demo $(KERNEL)
 
 PHONY += demo-guests
