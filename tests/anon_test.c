@@ -11,11 +11,9 @@
  * rss-counter"), and the VM's runner reads its log.
  */
 #include <errno.h>
-#include <linux/mempolicy.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "ksm_harness.h"
@@ -142,21 +140,6 @@ TEST_F(device, moved_and_alone)
 	EXPECT_EQ(ksm_wrong(a, N, 4), 0);
 }
 
-/*
- * Let the CPUs put what they hold in batches onto the kernel's lists. move_pages() has them do
- * it before it looks whether a page is where it shall go, and this one is: nothing moves.
- * (Compacting memory begins with it, too, and then fills the batches with pages that it moved.)
- */
-static int drain_batches(const char *addr)
-{
-	void *page = (void *)addr;
-	int node = 0, status = -1;
-
-	if (syscall(SYS_move_pages, 0, 1L, &page, &node, &status, MPOL_MF_MOVE))
-		return -errno;
-	return status;
-}
-
 TEST_F(device, unmerged_is_private)
 {
 	char *a, *b;
@@ -168,7 +151,7 @@ TEST_F(device, unmerged_is_private)
 	ASSERT_EQ(ksm_same_frames(0, a, 0, b, N), 0);
 	EXPECT_PRIVATE(0, a, N);
 	EXPECT_PRIVATE(0, b, N);
-	ASSERT_EQ(drain_batches(a), 0);
+	ksm_drain_batches();
 	EXPECT_EQ(told_flag(0, a, N, KPF_BIT_LRU), (size_t)N);
 	EXPECT_EQ(told_flag(0, b, N, KPF_BIT_LRU), (size_t)N);
 }

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/loop.h>
+#include <linux/mempolicy.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <signal.h>
@@ -705,6 +706,15 @@ bool ksm_has_soft_dirty(void)
 	has = ksm_pagemap(0, page) & PM_SOFT_DIRTY;
 	munmap(page, PGSZ);
 	return has;
+}
+
+void ksm_drain_batches(void)
+{
+	int node = 0, status = -1;
+	void *here = &node;
+
+	if (syscall(SYS_move_pages, 0, 1L, &here, &node, &status, MPOL_MF_MOVE) || status)
+		ksm_die("move_pages() does not move a page to where it is: %s, %d", strerror(errno), status);
 }
 
 void ksm_pfns(pid_t pid, const void *addr, size_t npages, uint64_t *pfns)

@@ -42,6 +42,7 @@
 #define KPF_BIT_KSM		21
 #define KPF_BIT_THP		22
 #define KPF_BIT_ZERO_PAGE	24
+#define KPF_BIT_MLOCKED		33
 
 /* From the kernel's sched.h: the thread is not frozen for suspend. */
 #define PF_NOFREEZE		0x00008000
@@ -215,6 +216,12 @@ size_t ksm_page_out(void *addr, size_t npages);
 uint64_t ksm_pagemap(pid_t pid, const void *addr);
 /* Does this kernel keep soft-dirty bits? */
 bool ksm_has_soft_dirty(void);
+/*
+ * Let the CPUs put what they hold in batches onto the kernel's lists. move_pages() has them do
+ * it before it looks whether a page is where it shall go, and one of ours is: nothing moves.
+ * (Compacting memory begins with it, too, and then fills the batches with pages that it moved.)
+ */
+void ksm_drain_batches(void);
 /* The frame at @addr, or 0 if none is mapped there. */
 uint64_t ksm_pfn(pid_t pid, const void *addr);
 void ksm_pfns(pid_t pid, const void *addr, size_t npages, uint64_t *pfns);

@@ -58,6 +58,7 @@ TEST_F(device, resident)
 	EXPECT_EQ(ksm_stat("zero_pages"), 0);
 	/* One frame for all of them: they are merged. */
 	EXPECT_EQ(ksm_distinct(0, a, N), 1);
+	EXPECT_EQ(told_flag(0, a, N, KPF_BIT_MLOCKED), (size_t)N);
 	EXPECT_EQ(ksm_wrong_zero(a, N), 0);
 
 	/* Memory that is not locked goes its way beside it, and back. */

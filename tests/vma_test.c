@@ -41,7 +41,7 @@ static size_t count_shared(const char *addr, size_t npages)
 	size_t n = 0;
 
 	/* Others may be on their way to one. */
-	ksm_write_file("/proc/sys/vm/compact_memory", "1");
+	ksm_drain_batches();
 	for (size_t i = 0; i < npages; i++) {
 		uint64_t pfn = ksm_pfn(0, ksm_page(addr, i));
 
