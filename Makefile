@@ -10,6 +10,7 @@
 #	make check		build and test everything on the stock kernels that matter most
 #	make module-NAME	build/NAME/ksmdev.ko for a kernel of scripts/kernels.list
 #	make check-debug	the same tests on a kernel with all its debugging on
+#	make check-kernels	all tests on every kernel of scripts/kernels.list, and a table
 #	make check-guests	the long tests with KVM guests, on 6.1 and 6.12 (SECONDS=N: longer)
 #	make bench		against the kernel's ksmd (QUICK=1: in four minutes)
 #	make static		the static checks alone
@@ -115,6 +116,11 @@ demo-guests:
 PHONY += check
 check: setup
 	@tests/check
+
+# Hours where VMs are emulated.
+PHONY += check-kernels
+check-kernels: setup
+	@tests/kernels
 
 PHONY += check-debug
 check-debug: setup-debug
