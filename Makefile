@@ -59,11 +59,11 @@ modules: $(KERNELS:%=module-%) $(KERNELS:%=missing-%) $(KERNELS:%=notifier-%) \
 module-for = $(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) KMAKE='scripts/kernel make $*'
 
 module-%: setup-%
-	@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug,$*)
+	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug,$*)
 
 # Wants a function that no kernel has: for the test that it is refused.
 missing-%: module-%
-	@$(module-for) OUT=build/$*-missing EXTRA_SYMBOL=ksmdev_no_such_function
+	+@$(module-for) OUT=build/$*-missing EXTRA_SYMBOL=ksmdev_no_such_function
 	@cp build/$*-missing/ksmdev.ko build/$*/ksmdev-missing.ko
 
 # Modules that tests/notifier_test.c and tests/coherent_test.c load.
