@@ -315,12 +315,12 @@ TEST_F(deceit, twins_find_each_other)
 
 /*
  * So many contents that about eight pairs of them have one fingerprint of 28 bits; that
- * there is none happens once in 3000 runs. A page is merged by its fingerprint alone
+ * there is none happens once in 3000 runs (with pages of 16 KiB often, as there are fewer). A page is merged by its fingerprint alone
  * at first, finds that its partner is the wrong one, and must find the right one then.
  */
 TEST_F(device, chance_collisions)
 {
-	enum { PAGES = 1 << 16 };
+	enum { PAGES = (256 << 20) / PGSZ };
 	char *a = ksm_mmap(PAGES), *b = ksm_mmap(PAGES);
 
 	ksm_fill(a, PAGES, 7);
