@@ -460,7 +460,8 @@ TEST_F(cgroup, full_cgroup_is_not_merged)
 	ksm_passes(&self->k, 1);
 	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", self->c.pid);
 	ASSERT_EQ(0, ksm_write_file(path, "-1000"));
-	cgroup_write("memory.max", cgroup_read("memory.current", NULL) - (1 << 20));
+	/* More than each CPU keeps charged in advance, 64 pages. */
+	cgroup_write("memory.max", cgroup_read("memory.current", NULL) - 256 * PGSZ);
 	ksm_merge_all(&self->k);
 	EXPECT_EQ(0, ksm_stat("pages_sharing"));
 	EXPECT_EQ(0, ksm_stat("kernel_pages"));
