@@ -12,7 +12,7 @@
 #	make check-debug	the same tests on a kernel with all its debugging on
 #	make check-kernels	all tests on every kernel of scripts/kernels.list, and a table
 #	make check-guests	the long tests with KVM guests, on 6.1 and 6.12 (SECONDS=N: longer)
-#	make bench		against the kernel's ksmd (QUICK=1: in four minutes)
+#	make bench		against the kernel's ksmd (QUICK=1: in four minutes; KERNEL=)
 #	make static		the static checks alone
 #	make install		module, tools, udev rule, man pages, DKMS source
 #	make clean
@@ -99,7 +99,7 @@ tools:
 	$(MAKE) -C tools
 
 PHONY += demo
-demo demo-guests: KERNEL ?= 6.12
+demo demo-guests bench: KERNEL ?= 6.12
 demo:
 	@scripts/setup $(KERNEL)
 	@$(MAKE) --no-print-directory -s module-$(KERNEL)
@@ -139,8 +139,8 @@ check-guests-%:
 
 PHONY += bench
 bench:
-	@scripts/setup --bench
-	@tests/bench/run $(if $(QUICK),-q)
+	@scripts/setup --bench $(KERNEL)
+	@tests/bench/run $(if $(QUICK),-q) -k $(KERNEL)
 
 PHONY += static
 static: setup
