@@ -26,14 +26,14 @@ static void set_tag(char *p, unsigned int tag)
 {
 	uint64_t tagged = (uintptr_t)p | (uint64_t)tag << 56;
 
-	asm volatile(".arch_extension memtag\n\tstg %0, [%1]" : : "r"(tagged), "r"(p) : "memory");
+	asm volatile(".arch armv8.5-a+memtag\n\tstg %0, [%1]" : : "r"(tagged), "r"(p) : "memory");
 }
 
 static unsigned int get_tag(const char *p)
 {
 	uint64_t tagged = 0;
 
-	asm volatile(".arch_extension memtag\n\tldg %0, [%1]" : "+r"(tagged) : "r"(p) : "memory");
+	asm volatile(".arch armv8.5-a+memtag\n\tldg %0, [%1]" : "+r"(tagged) : "r"(p) : "memory");
 	return tagged >> 56 & 15;
 }
 #else
