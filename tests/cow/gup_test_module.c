@@ -19,7 +19,7 @@
  * the right pages is its own.
  */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0) || defined(CONFIG_CMA)
-#define folio_is_longterm_pinnable(folio) true
+#define folio_is_longterm_pinnable(folio) (!!(folio))
 #endif
 
 #include GUP_TEST_SOURCE
