@@ -1487,7 +1487,7 @@ static int four_passes(const struct ksm *k)
 TEST_F(sparse, one_page_in_32_tib)
 {
 	/* 32 TiB: their page tables alone, and 10 bytes a page, would be 144 GiB. */
-	const size_t npages = 1UL << 33, page = npages / 3;
+	const size_t npages = (32UL << 40) / PGSZ, page = npages / 3;
 	char *mem = mmap(NULL, npages * PGSZ, variant->prot,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	long long metadata = ksm_stat("metadata_bytes"), passes;
