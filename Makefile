@@ -52,9 +52,11 @@ module: $(KDIR)/Makefile
 
 # For the kernels of make check
 KERNELS := $(if $(filter modules,$(MAKECMDGOALS)),$(shell scripts/kernel gate))
+# and of those that run all tests
+FULL := $(foreach kernel,$(KERNELS),$(if $(filter part,$(shell scripts/kernel gate $(kernel))),,$(kernel)))
 PHONY += modules
-modules: $(KERNELS:%=module-%) $(KERNELS:%=missing-%) $(KERNELS:%=notifier-%) \
-	 $(KERNELS:%=coherent-%) $(KERNELS:%=gup-%)
+modules: $(KERNELS:%=module-%) $(FULL:%=missing-%) $(FULL:%=notifier-%) \
+	 $(FULL:%=coherent-%) $(FULL:%=gup-%)
 
 module-for = $(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) KMAKE='scripts/kernel make $*'
 
