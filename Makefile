@@ -154,6 +154,8 @@ DKMS_DIR = $(DESTDIR)/usr/src/ksmdev-$(VERSION)
 PHONY += install
 install: all tools
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules_install
+	# It leaves that out where it finds no System.map, and Debian 13 has none.
+	export PATH=$$PATH:/usr/sbin:/sbin && depmod -a $$(modinfo -F vermagic ksmdev.ko | cut -d ' ' -f 1)
 	$(MAKE) -C tools install
 	rm -rf $(DKMS_DIR)
 	mkdir -p $(DKMS_DIR)
