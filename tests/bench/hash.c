@@ -21,6 +21,7 @@
 #include <linux/slab.h>
 #include <linux/sort.h>
 #include <linux/string.h>
+#include <linux/version.h>
 #include <linux/vmalloc.h>
 #include <linux/xxhash.h>
 
@@ -103,7 +104,12 @@ static u64 do_blake2s(const void *page, const void *next)
 {
 	u8 hash[BLAKE2S_HASH_SIZE];
 
+	/* 6.19: another order. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 19, 0)
+	blake2s(NULL, 0, page, PAGE_SIZE, hash, sizeof(hash));
+#else
 	blake2s(hash, page, NULL, sizeof(hash), PAGE_SIZE, 0);
+#endif
 	return hash[0];
 }
 
