@@ -289,13 +289,20 @@ struct page *shared_create(struct mm_struct *mm, struct page *from)
  */
 static LLIST_HEAD(pruned);
 
+/*
+ * Who frees them. Another waits for him, so that what was pruned is free when whoever
+ * pruned it says so, though somebody else took it from the list.
+ */
+static DEFINE_MUTEX(free_mutex);
+
 static void free_pruned(struct work_struct *work)
 {
-	struct llist_node *node = llist_del_all(&pruned), *next;
+	struct llist_node *node, *next;
 
-	if (!node)
-		return;
-	synchronize_rcu();
+	mutex_lock(&free_mutex);
+	node = llist_del_all(&pruned);
+	if (node)
+		synchronize_rcu();
 	for (; node; node = next) {
 		struct page *page = ksmdev_kpage_page(container_of(node, struct ksmdev_kpage,
 								   link));
@@ -310,6 +317,7 @@ static void free_pruned(struct work_struct *work)
 		atomic_long_dec(&nr_shared);
 		cond_resched();
 	}
+	mutex_unlock(&free_mutex);
 }
 
 static DECLARE_WORK(free_pruned_work, free_pruned);
