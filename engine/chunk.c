@@ -104,14 +104,14 @@ static_assert(CHUNK_SLOTS * sizeof(struct slot) == PAGE_SIZE);
 
 static struct chunk *chunk_alloc(struct region *region, unsigned long addr)
 {
-	struct chunk *chunk = kzalloc(sizeof(*chunk), GFP_TENANT);
+	struct chunk *chunk = kzalloc(sizeof(*chunk), GFP_SCAN);
 
 	if (!chunk)
 		return NULL;
-	chunk->slots = (struct slot *)get_zeroed_page(GFP_TENANT);
+	chunk->slots = (struct slot *)get_zeroed_page(GFP_SCAN);
 	if (!chunk->slots)
 		goto err_slots;
-	chunk->seen = kzalloc(SEEN_BYTES, GFP_TENANT);
+	chunk->seen = kzalloc(SEEN_BYTES, GFP_SCAN);
 	if (!chunk->seen)
 		goto err_seen;
 	kref_init(&chunk->ref);
@@ -123,7 +123,7 @@ static struct chunk *chunk_alloc(struct region *region, unsigned long addr)
 	 * Last: from here on it can be found by its number, which a chunk that is gone may
 	 * have had, and somebody still asks for that.
 	 */
-	if (xa_alloc(&chunks, &chunk->id, chunk, XA_LIMIT(1, CHUNK_MAX_ID), GFP_TENANT))
+	if (xa_alloc(&chunks, &chunk->id, chunk, XA_LIMIT(1, CHUNK_MAX_ID), GFP_SCAN))
 		goto err_id;
 	atomic_long_add(sizeof(*chunk) + SLOTS_BYTES, &region->area->counters.metadata);
 	return chunk;
@@ -164,7 +164,7 @@ static void chunk_empty(struct chunk *chunk)
 static int chunk_publish(struct region *region, struct chunk *chunk)
 {
 	unsigned long index = chunk->addr >> CHUNK_SHIFT;
-	struct chunk *other = xa_cmpxchg(&region->chunks, index, NULL, chunk, GFP_TENANT);
+	struct chunk *other = xa_cmpxchg(&region->chunks, index, NULL, chunk, GFP_SCAN);
 
 	if (other)
 		return xa_is_err(other) ? xa_err(other) : -EEXIST;
@@ -181,7 +181,7 @@ static int chunk_publish(struct region *region, struct chunk *chunk)
  * @region: the region
  * @addr: the address
  *
- * Context: May sleep for memory. The mm's users are held.
+ * Context: Process. The mm's users are held.
  * Return: the chunk with a reference; NULL if there is no memory, the cgroup's
  * limit is reached, or the region is dead.
  */
@@ -191,10 +191,9 @@ struct chunk *chunk_create(struct region *region, unsigned long addr)
 	struct charge charge;
 	int err = -ENOMEM;
 
+	index_resize((atomic_long_read(&nr_chunks) + 1) * CHUNK_SLOTS);
 	charge_begin(&charge, region->mm);
-	/* First, so that there are never more slots than the index is made for. */
-	if (!index_resize((atomic_long_read(&nr_chunks) + 1) * CHUNK_SLOTS))
-		chunk = chunk_alloc(region, addr);
+	chunk = chunk_alloc(region, addr);
 	if (!chunk)
 		goto out;
 

@@ -124,20 +124,22 @@ static void move_chains(u32 *from, unsigned int from_bits)
  *
  * Grows at once, shrinks when it is four times too large.
  *
- * Context: May sleep. Charged to the active cgroup.
- * Return: 0, or -ENOMEM if it had to grow and could not.
+ * Where there is no memory for it the chains get longer, and that is all. It serves everybody,
+ * so nobody is charged.
+ *
+ * Context: May sleep for memory.
  */
-int index_resize(unsigned long slots)
+void index_resize(unsigned long slots)
 {
 	unsigned int bits = wanted_bits(slots);
 	unsigned int old_bits = READ_ONCE(bucket_bits);
 	u32 *new, *old = NULL;
 
 	if (bits <= old_bits && bits + 2 >= old_bits)
-		return 0;
-	new = kvcalloc(1UL << bits, sizeof(*new), GFP_TENANT);
+		return;
+	new = kvcalloc(1UL << bits, sizeof(*new), GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
 	if (!new)
-		return bits > old_bits ? -ENOMEM : 0;
+		return;
 
 	down_write(&resize_sem);
 	if (bucket_bits == old_bits) {
@@ -150,7 +152,6 @@ int index_resize(unsigned long slots)
 	up_write(&resize_sem);
 	kvfree(old);
 	kvfree(new);
-	return 0;
 }
 
 static void link_slot(struct chunk *chunk, unsigned int nr, u32 bucket)

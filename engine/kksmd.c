@@ -240,6 +240,7 @@ static int kksmd_run(void *data)
 
 	set_freezable();
 	set_user_nice(current, KKSMD_NICE);
+	mmlock_wait(worker->scan);
 
 	while (!kthread_should_stop()) {
 		struct settings set = read_settings(worker);

@@ -194,6 +194,8 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 				found->eligible = true;
 				known++;
 			}
+			if (ksmdev_is_stray(found->page))
+				scan->single[scan->nr_single++] = found->nr;
 			/* What failed once is compared first; and so is what must not. */
 			found->trusted = !scan->at_once &&
 					 eagerness(chunk, found->nr) == EAGER_NEW;

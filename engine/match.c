@@ -121,6 +121,8 @@ static void find_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 		return;
 	}
 	if (scan->no_room || !shared_room()) {
+		/* No need to ask again for each page. */
+		scan->no_room = true;
 		found->held = true;
 		return;
 	}
@@ -142,8 +144,15 @@ static int by_slot(const void *a, const void *b)
 	return (int)x->found - (int)y->found;
 }
 
-/* The page of a slot, if it is one of those that were gathered. */
-static struct page *page_here(struct ksmdev_scan *scan, unsigned int nr)
+/**
+ * page_here() - the page of a slot, if it is one of those that were gathered
+ * @scan: the scanning context
+ * @nr: the slot
+ *
+ * Context: Any.
+ * Return: the page, with a reference that is the piece's, or NULL.
+ */
+struct page *page_here(struct ksmdev_scan *scan, unsigned int nr)
 {
 	unsigned int low = 0, high = scan->nr_found;
 
@@ -161,10 +170,12 @@ static struct page *page_here(struct ksmdev_scan *scan, unsigned int nr)
 /*
  * Look up the candidates that are wanted of one chunk.
  * Return: how many there are in scan->candidate; @page is NULL where there is none, and
- * @here where the reference to it is that of the piece.
+ * @here where the reference to it is that of the piece. If not even their page table could be
+ * looked at, @locked is false.
  */
 static unsigned int get_candidates(struct ksmdev_scan *scan, struct chunk *chunk,
-				   struct chunk *other, struct want *want, unsigned int nr)
+				   struct chunk *other, struct want *want, unsigned int nr,
+				   bool *locked)
 {
 	struct mm_struct *mm = other->region->mm;
 	unsigned int i, n = 0;
@@ -183,9 +194,11 @@ static unsigned int get_candidates(struct ksmdev_scan *scan, struct chunk *chunk
 			scan->candidate[n - 1].page = page_here(scan, slot);
 		scan->candidate[n - 1].here = scan->candidate[n - 1].page;
 	}
+	*locked = true;
 	if (!mmget_not_zero(mm))
 		return n;
-	if (mmap_read_trylock(mm)) {
+	*locked = mmlock_get(scan, mm);
+	if (*locked) {
 		u64 since = hold_begin(mm);
 
 		ksmdev_get_pages(mm, scan->candidate, n);
@@ -236,10 +249,11 @@ static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chu
 {
 	struct splitter splitter = { .chunk = other };
 	unsigned int i, c = 0, n, nr_pairs = 0;
+	bool locked;
 
 	if (!other->slots)
 		return;
-	n = get_candidates(scan, chunk, other, want, nr);
+	n = get_candidates(scan, chunk, other, want, nr, &locked);
 	for (i = 0; i < nr; i++) {
 		struct ksmdev_found *found = &scan->found[want[i].found];
 		struct ksmdev_mapping *candidate;
@@ -247,7 +261,9 @@ static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chu
 		while (scan->candidate[c].slot != want[i].slot % CHUNK_SLOTS)
 			c++;
 		candidate = &scan->candidate[c];
-		if (found->planned || !candidate->page) {
+		if (!candidate->page && !locked) {
+			found->held = true;
+		} else if (found->planned || !candidate->page) {
 			found->partner = true;
 			look_candidate_left(other, candidate->slot);
 		} else if (!candidate->kpage) {
@@ -270,6 +286,8 @@ static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chu
 		struct ksmdev_found *found = &scan->found[scan->pair[i].found];
 
 		found->planned = false;
+		if (scan->pair[i].err == -EAGAIN)
+			found->held = true;
 		if (scan->pair[i].err) {
 			put_page(scan->pair[i].kpage);
 			look_candidate_left(other, scan->pair[i].slot);
@@ -329,9 +347,14 @@ static void match_batch(struct ksmdev_scan *scan, struct chunk *chunk, u16 *batc
 		find_partner(scan, chunk, &scan->found[batch[i]]);
 	match_wants(scan, chunk);
 	merge_mappings(scan, chunk, scan->map, scan->nr_maps);
-	for (i = 0; i < scan->nr_maps; i++)
-		if (scan->map[i].err)
-			scan->found[scan->map[i].found].planned = false;
+	for (i = 0; i < scan->nr_maps; i++) {
+		if (!scan->map[i].err)
+			continue;
+		scan->found[scan->map[i].found].planned = false;
+		/* For want of a lock: that is not the page's fault. */
+		if (scan->map[i].err == -EAGAIN)
+			scan->found[scan->map[i].found].held = true;
+	}
 	for (i = 0; i < nr; i++) {
 		struct ksmdev_found *found = &scan->found[batch[i]];
 

@@ -19,9 +19,20 @@
  */
 #define WATCH_INTERVAL_NS (100 * NSEC_PER_MSEC)
 
-/* Merge what lies in one mapping. */
-static void merge_in_vma(struct vm_area_struct *vma, struct ksmdev_mapping *map,
-			 unsigned int nr)
+/*
+ * How many pages that stay as they are may lie between two that change under one notifier
+ * window: a secondary MMU forgets those, too, and the guest faults for each that it uses.
+ */
+#define WINDOW_GAP 4
+
+static bool is_gap(unsigned int slot, unsigned int next)
+{
+	return abs((int)next - (int)slot) > WINDOW_GAP;
+}
+
+/* Merge what lies in one mapping, under one window. */
+static void merge_under_window(struct vm_area_struct *vma, struct ksmdev_mapping *map,
+			       unsigned int nr)
 {
 	unsigned long first = ULONG_MAX, last = 0;
 	struct mmu_notifier_range range;
@@ -54,6 +65,21 @@ static void merge_in_vma(struct vm_area_struct *vma, struct ksmdev_mapping *map,
 	/* Also unlocks what cannot be merged. */
 	replace_page(vma, map, nr);
 	ksmdev_notify_end(&range);
+}
+
+/* Merge what lies in one mapping. */
+static void merge_in_vma(struct vm_area_struct *vma, struct ksmdev_mapping *map,
+			 unsigned int nr)
+{
+	bool watched = mm_has_notifiers(vma->vm_mm);
+	unsigned int i, n;
+
+	for (i = 0; i < nr; i += n) {
+		n = 1;
+		while (i + n < nr && !(watched && is_gap(map[i + n - 1].slot, map[i + n].slot)))
+			n++;
+		merge_under_window(vma, &map[i], n);
+	}
 }
 
 static void merge_in_mm(struct mm_struct *mm, struct ksmdev_mapping *map, unsigned int nr)
@@ -112,7 +138,7 @@ void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
 	if (!mmget_not_zero(mm)) {
 		fail_all(map, nr, -ESRCH);
 	} else {
-		if (mmap_read_trylock(mm)) {
+		if (mmlock_get(scan, mm)) {
 			u64 since = hold_begin(mm);
 
 			merge_in_mm(mm, map, nr);
@@ -147,6 +173,54 @@ void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
 	}
 }
 
+/*
+ * Have writes to some of the pages noticed that were found, from number @i on: those that lie so
+ * close to each other that they take one window. @i is one of them.
+ * Return: the number of the first one behind.
+ */
+static unsigned int watch_some(struct ksmdev_scan *scan, struct chunk *chunk,
+			       struct vm_area_struct *vma, unsigned int i)
+{
+	struct ksmdev_found *found = scan->found;
+	struct mmu_notifier_range range;
+	unsigned int first = i, last = i;
+
+	while (++i < scan->nr_found && !is_gap(found[last].nr, found[i].nr))
+		if (found[i].watch)
+			last = i;
+	ksmdev_notify_start(&range, vma, chunk->addr + found[first].nr * PAGE_SIZE,
+			    chunk->addr + (found[last].nr + 1) * PAGE_SIZE);
+	ksmdev_watch_writes(vma, chunk->addr, &found[first], last - first + 1);
+	ksmdev_notify_end(&range);
+	return i;
+}
+
+/*
+ * Leave those pages that need not be watched, as they are about to be merged; and those of a
+ * huge page that cannot be, as the page is mapped as a whole and not all of it is meant.
+ * Return: are there any?
+ */
+static bool choose_watched(struct ksmdev_scan *scan)
+{
+	unsigned int i, watched = 0;
+
+	for (i = 0; i < scan->nr_found; i++) {
+		scan->found[i].watch &= !scan->found[i].planned;
+		watched += scan->found[i].watch;
+	}
+	if (watched == CHUNK_SLOTS || !watched)
+		return watched;
+	watched = 0;
+	for (i = 0; i < scan->nr_found; i++) {
+		struct ksmdev_found *found = &scan->found[i];
+
+		if (found->watch && compound_nr(compound_head(found->page)) >= CHUNK_SLOTS)
+			found->watch = false;
+		watched += found->watch;
+	}
+	return watched;
+}
+
 /**
  * watch_writes() - have the next write to pages that were found unchanged noticed
  * @scan: the scanning context, with the pages of a piece
@@ -162,30 +236,26 @@ void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long s
 		  unsigned long end)
 {
 	struct mm_struct *mm = chunk->region->mm;
-	struct mmu_notifier_range range;
 	struct vm_area_struct *vma;
-	bool any = false;
-	unsigned int i;
+	unsigned int i = 0;
 	u64 since, now;
 
-	for (i = 0; i < scan->nr_found; i++) {
-		scan->found[i].watch &= !scan->found[i].planned;
-		any |= scan->found[i].watch;
-	}
-	if (!any || !mm_has_notifiers(mm))
+	if (!mm_has_notifiers(mm) || !choose_watched(scan))
 		return;
 	now = ktime_get_ns();
 	if (chunk->watched && now < chunk->watched + WATCH_INTERVAL_NS)
 		return;
-	if (!mmap_read_trylock(mm))
+	if (!mmlock_get(scan, mm))
 		return;
 	since = hold_begin(mm);
 	vma = vma_lookup(mm, start);
 	if (vma && end <= vma->vm_end && ksmdev_mergeable(vma)) {
 		chunk->watched = now;
-		ksmdev_notify_start(&range, vma, start, end);
-		ksmdev_watch_writes(vma, chunk->addr, scan->found, scan->nr_found);
-		ksmdev_notify_end(&range);
+		while (i < scan->nr_found)
+			if (scan->found[i].watch)
+				i = watch_some(scan, chunk, vma, i);
+			else
+				i++;
 	}
 	mmap_read_unlock(mm);
 	hold_end_in(mm, chunk->addr, since);

@@ -208,7 +208,6 @@ static unsigned int empty_list(struct list_head *list, ktime_t until)
 		done++;
 	}
 	chunks_resize_index();
-	shared_prune_soon();
 	return done;
 }
 
@@ -287,6 +286,28 @@ void region_bury(struct region *region)
 	empty_regions(&dead);
 }
 
+/* How many regions are looked at while others wait for the lock. */
+#define BURY_BATCH 256
+
+/*
+ * Unlink some of the dead, from a position on, which is moved on.
+ * Return: are there more regions?
+ */
+static bool unlink_dead(struct mm_struct **mm, unsigned long *end, struct list_head *dead)
+{
+	struct region *region = region_behind(*mm, *end), *next;
+	unsigned int n = 0;
+
+	for (; region && n < BURY_BATCH; region = next, n++) {
+		*mm = region->mm;
+		*end = region->end;
+		next = rb_entry_safe(rb_next(&region->node), struct region, node);
+		if (!atomic_read(&region->mm->mm_users))
+			region_unlink(region, dead);
+	}
+	return region;
+}
+
 /**
  * regions_bury_dead() - drop all regions whose process is gone
  *
@@ -296,18 +317,17 @@ void region_bury(struct region *region)
  */
 void regions_bury_dead(void)
 {
-	struct rb_node *node, *next;
+	struct mm_struct *mm = NULL;
+	unsigned long end = 0;
 	LIST_HEAD(dead);
+	bool more;
 
-	mutex_lock(&regions_lock);
-	for (node = rb_first(&regions); node; node = next) {
-		struct region *region = in_tree(node);
-
-		next = rb_next(node);
-		if (!atomic_read(&region->mm->mm_users))
-			region_unlink(region, &dead);
-	}
-	mutex_unlock(&regions_lock);
+	do {
+		mutex_lock(&regions_lock);
+		more = unlink_dead(&mm, &end, &dead);
+		mutex_unlock(&regions_lock);
+		cond_resched();
+	} while (more);
 	empty_regions(&dead);
 }
 

@@ -11,8 +11,7 @@
  *	look	read the ones that changed: look.c
  *	match	find partners for those that were seen before, and merge: match.c
  *
- * The mmap lock is only tried: a process that holds it for long, or hangs while it
- * does, delays the sharing of its own pages and of nobody else's.
+ * Nobody's lock is waited for, but for a moment: see mmlock.c.
  */
 #include <linux/delay.h>
 #include <linux/sched/mm.h>
@@ -52,32 +51,37 @@ enum piece_result {
 };
 
 /* Give back as many of the pages from number @i on as may be in one hold; where to go on. */
-static unsigned int unshare_some(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int i)
+static unsigned int adopt_some(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int i)
 {
 	struct mm_struct *mm = chunk->region->mm;
 	unsigned int end = min(scan->nr_single, i + MERGE_BATCH);
+	struct mem_cgroup *payer;
+	struct charge charge;
 	u64 since;
 
-	if (!mmap_read_trylock(mm))
+	if (!mmlock_get(scan, mm))
 		return scan->nr_single;
 	since = hold_begin(mm);
+	charge_begin(&charge, mm);
 	do {
 		unsigned int slot = scan->single[i];
 		unsigned long addr = chunk->addr + slot * PAGE_SIZE;
 		struct vm_area_struct *vma = vma_lookup(mm, addr);
 		int err;
 
-		/* It may have got company in this very piece. */
-		if (!vma || !ksmdev_mergeable(vma) ||
-		    ksmdev_look_at(vma, addr) != KSMDEV_SINGLE)
+		if (!vma || !ksmdev_mergeable(vma))
 			continue;
-		err = ksmdev_unshare(vma, addr);
+		/* It may have got company in this very piece. */
+		err = ksmdev_adopt(vma, addr, page_here(scan, slot), charge.memcg, &payer);
+		if (payer)
+			mem_cgroup_put(payer);
 		trace_ksmdev_unmerge(mm, addr, err);
-		if (!err)
+		if (!err && chunk->slots[slot].state == SLOT_SHARED)
 			chunk_remap(chunk, slot, SLOT_NONE);
 	} while (++i < end && !hold_is_long(since));
+	charge_end(&charge);
 	mmap_read_unlock(mm);
-	hold_end(mm, since);
+	hold_end_in(mm, chunk->addr, since);
 	return i;
 }
 
@@ -85,12 +89,12 @@ static unsigned int unshare_some(struct ksmdev_scan *scan, struct chunk *chunk, 
  * Shared pages that nobody else maps: they cannot be swapped out and save nothing.
  * Back to ordinary memory. What is not done here is found again by the next visit.
  */
-static void unshare_singles(struct ksmdev_scan *scan, struct chunk *chunk)
+static void adopt_singles(struct ksmdev_scan *scan, struct chunk *chunk)
 {
 	unsigned int i = 0;
 
 	while (i < scan->nr_single) {
-		i = unshare_some(scan, chunk, i);
+		i = adopt_some(scan, chunk, i);
 		cond_resched();
 	}
 }
@@ -181,7 +185,7 @@ static bool gather_piece(struct ksmdev_scan *scan, struct region *region, struct
 	struct mm_struct *mm = region->mm;
 	u64 since;
 
-	if (!mmap_read_trylock(mm))
+	if (!mmlock_get(scan, mm))
 		return false;
 	since = hold_begin(mm);
 	*vma = region_find_pages(region, start, *stop, stop);
@@ -235,7 +239,7 @@ static unsigned long scan_piece(struct ksmdev_scan *scan, struct region *region,
 		if (scan->nr_found) {
 			match(scan, chunk);
 			watch_writes(scan, chunk, start, stop);
-			unshare_singles(scan, chunk);
+			adopt_singles(scan, chunk);
 			if (let_go(scan, chunk))
 				*result = PIECE_AGAIN;
 		}
@@ -303,7 +307,7 @@ static void end_of_pass(void)
 	if (atomic_xchg(&want_drain, 0))
 		ksmdev_drain_lru();
 	/* To find who has the last mapping of a page, all that map some are looked at. */
-	WRITE_ONCE(pass_looks_at_shared, shared_take_lost() && shared_prune());
+	WRITE_ONCE(pass_looks_at_shared, sweep_finds_singles());
 }
 
 /**

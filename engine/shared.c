@@ -2,60 +2,36 @@
 /*
  * shared.c - the index of shared pages: from a fingerprint to the pages that have it
  *
- * A resizable hash table whose entries are the struct pages themselves, so that a
- * shared page costs a bucket and nothing else. The table holds one reference to
- * each; a lookup gives the caller another; so
- *
- *	references = 1 + mappings + those that are just being planned
- *
- * and a page with one reference left is of no use to anybody. Such pages are
- * looked for after each pass, when memory is short, and when an area was closed.
+ * A resizable hash table of entries that name a page without holding it: the page lives as
+ * long as it is mapped, and an entry may name one that is gone. So a lookup asks the page
+ * whether it is the entry's yet, and takes a reference, which keeps it so; an entry whose page
+ * is gone is dropped by whoever comes upon it.
  *
  * The key is the fingerprint and a number, the way: pages of different contents that
  * happen to have one fingerprint take the ways 0, 1, 2 and 3, and a lookup compares
  * contents. More are not shared: that many alike are not chance.
  *
  * A page with as many references as KSMDEV_MAX_SHARING allows is full. It goes from the
- * table, so that no lookup finds it, to a list of those that are retired, to be counted
- * and freed. A page with a memory error is not ours any more: what it holds must not be
- * read, and nobody knows when it may be freed.
+ * table, so that no lookup finds it, and its entry stays, to be counted. A page with a memory
+ * error is not ours any more: what it holds must not be read.
  */
-#include <linux/llist.h>
+#include <linux/memory.h>
 #include <linux/module.h>
-#include <linux/rhashtable.h>
-#include <linux/slab.h>
-#include <linux/workqueue.h>
 
 #include "../include/charge.h"
-#include "../include/compat.h"
-#include "../include/index.h"
+#include "../include/shared.h"
 
-/* Guards changes of the table; lookups go without. */
+/* Guards changes of the table, and of the entries' ways; lookups go without. */
 static DEFINE_SPINLOCK(shared_lock);
 static struct rhashtable shared_table;
-/* Pages that are full. Whoever takes some from it holds walk_mutex. */
-static LLIST_HEAD(retired);
+/* Entries in use, and pages that are about to get one. */
 static atomic_long_t nr_shared = ATOMIC_LONG_INIT(0);
-static struct shrinker *shared_shrinker;
 
 /* Shared pages cannot be swapped out, so there is a bound. */
 unsigned long ksmdev_max_kernel_pages = ULONG_MAX;
 module_param_named(max_kernel_pages, ksmdev_max_kernel_pages, ulong, 0644);
 MODULE_PARM_DESC(max_kernel_pages,
 		 "how many shared pages there may be; they cannot be swapped (default: a quarter of memory)");
-
-static u64 shared_key(u32 fingerprint, u32 way)
-{
-	return (u64)way << 32 | fingerprint;
-}
-
-/* In the key of a page that is not in the table: no lookup asks for this way. */
-#define WAY_RETIRED	INDEX_TRIES
-
-static bool is_retired(const struct ksmdev_kpage *kpage)
-{
-	return kpage->key >> 32 == WAY_RETIRED;
-}
 
 static u32 key_hash(const void *data, u32 len, u32 seed)
 {
@@ -67,61 +43,102 @@ static u32 key_hash(const void *data, u32 len, u32 seed)
 /* memcmp(), which the table would take, is slow for one word. */
 static int key_differs(struct rhashtable_compare_arg *arg, const void *object)
 {
-	const struct ksmdev_kpage *kpage = object;
+	const struct shared_entry *entry = object;
 	const u64 *key = arg->key;
 
-	return *key != kpage->key;
+	return *key != READ_ONCE(entry->key);
 }
 
 static const struct rhashtable_params shared_params = {
-	.head_offset = offsetof(struct ksmdev_kpage, node),
-	.key_offset = offsetof(struct ksmdev_kpage, key),
+	.head_offset = offsetof(struct shared_entry, node),
+	.key_offset = offsetof(struct shared_entry, key),
 	.key_len = sizeof(u64),
 	.hashfn = key_hash,
 	.obj_cmpfn = key_differs,
 	.automatic_shrinking = true,
 };
 
-static void prune_work(struct work_struct *work);
-static DECLARE_DELAYED_WORK(prune_later, prune_work);
-
-/* The table's reference goes; the page is known to nobody but its mappings. */
-static void shared_drop(struct ksmdev_kpage *kpage)
+/* Is it in the table? */
+static bool is_found(const struct shared_entry *entry)
 {
-	ksmdev_kpage_forget(kpage);
+	return shared_way(entry) < INDEX_TRIES;
+}
+
+static void drop_locked(struct shared_entry *entry)
+{
+	lockdep_assert_held(&shared_lock);
+	if (is_found(entry))
+		rhashtable_remove_fast(&shared_table, &entry->node, shared_params);
+	pool_give(entry);
 	atomic_long_dec(&nr_shared);
-	put_page(ksmdev_kpage_page(kpage));
+}
+
+/* Is it of no use? Nobody knows when a page with a memory error may be freed. */
+static bool is_stale(const struct shared_entry *entry)
+{
+	struct page *page = READ_ONCE(entry->page);
+
+	return !ksmdev_kpage_alive(page, entry) || PageHWPoison(page);
+}
+
+/**
+ * shared_drop_stale() - drop an entry whose page is gone
+ * @entry: the entry, under the RCU read lock since it was found
+ *
+ * Context: Any.
+ * Return: true if it was dropped.
+ */
+bool shared_drop_stale(struct shared_entry *entry)
+{
+	bool drop;
+
+	if (!is_stale(entry))
+		return false;
+	spin_lock(&shared_lock);
+	drop = shared_way(entry) != WAY_FREE && is_stale(entry);
+	if (drop) {
+		if (ksmdev_kpage_alive(entry->page, entry))
+			ksmdev_kpage_forget(entry->page);
+		drop_locked(entry);
+	}
+	spin_unlock(&shared_lock);
+	return drop;
 }
 
 /* The page is full, or has a memory error: let lookups find another. */
-static void retire_locked(struct ksmdev_kpage *kpage)
+static void retire_locked(struct shared_entry *entry)
 {
 	lockdep_assert_held(&shared_lock);
-	if (is_retired(kpage))
+	if (!is_found(entry))
 		return;
-	/* A lookup that stands on it goes on from there: its link in the table stays. */
-	rhashtable_remove_fast(&shared_table, &kpage->node, shared_params);
-	WRITE_ONCE(kpage->key, shared_key((u32)kpage->key, WAY_RETIRED));
-	llist_add(&kpage->link, &retired);
+	rhashtable_remove_fast(&shared_table, &entry->node, shared_params);
+	WRITE_ONCE(entry->key, shared_key((u32)entry->key, WAY_RETIRED));
 }
 
-static void shared_retire(struct ksmdev_kpage *kpage)
+static void shared_retire(struct page *page)
 {
 	spin_lock(&shared_lock);
-	retire_locked(kpage);
+	retire_locked(ksmdev_kpage_owner(page));
 	spin_unlock(&shared_lock);
 }
 
-/* The page with a key, with a reference. */
+/* The page with a key, with a reference; NULL if there is no such entry; or an error. */
 static struct page *lookup(u64 key)
 {
-	struct ksmdev_kpage *kpage;
+	struct shared_entry *entry;
 	struct page *page = NULL;
+	int err;
 
 	rcu_read_lock();
-	kpage = rhashtable_lookup(&shared_table, &key, shared_params);
-	if (kpage && get_page_unless_zero(ksmdev_kpage_page(kpage)))
-		page = ksmdev_kpage_page(kpage);
+	entry = rhashtable_lookup(&shared_table, &key, shared_params);
+	if (entry) {
+		page = READ_ONCE(entry->page);
+		err = ksmdev_kpage_get(page, entry);
+		if (err == -ENOENT)
+			shared_drop_stale(entry);
+		if (err)
+			page = ERR_PTR(err);
+	}
 	rcu_read_unlock();
 	return page;
 }
@@ -132,17 +149,12 @@ static bool may_equal(struct page *page, struct page *like)
 	return PageHWPoison(page) || ksmdev_pages_identical(page, like);
 }
 
-/*
- * Can a page that was looked up take another mapping? Not when it is full, and not
- * when nobody maps it: then it is about to be freed.
- */
+/* Can a page that was looked up take another mapping? */
 static bool has_room(struct page *page)
 {
-	int refs = page_ref_count(page);
-
-	if (refs - 1 <= KSMDEV_MAX_SHARING && !PageHWPoison(page))
-		return refs > 2;
-	shared_retire(ksmdev_page_kpage(page));
+	if (page_ref_count(page) <= KSMDEV_MAX_SHARING && !PageHWPoison(page))
+		return true;
+	shared_retire(page);
 	return false;
 }
 
@@ -164,6 +176,8 @@ struct page *shared_find(u32 fingerprint, struct page *like)
 		page = lookup(shared_key(fingerprint, way));
 		if (!page)
 			break;
+		if (IS_ERR(page))
+			continue;
 		if ((!like || may_equal(page, like)) && has_room(page))
 			return page;
 		put_page(page);
@@ -182,54 +196,66 @@ bool shared_known(u32 fingerprint)
 {
 	struct page *page = lookup(shared_key(fingerprint, 0));
 
-	if (page)
-		put_page(page);
-	return page;
+	if (IS_ERR_OR_NULL(page))
+		return false;
+	put_page(page);
+	return true;
 }
 
 /*
- * Put a page into the table.
+ * Put a page's entry into the table.
  * Return: the page; or another of the same contents, as another scan was faster, with
  * a reference; NULL if there is no memory or no way left.
  */
-static struct page *insert(struct ksmdev_kpage *kpage, u32 fingerprint)
+static struct page *insert(struct shared_entry *entry, u32 fingerprint)
 {
-	struct page *page = ksmdev_kpage_page(kpage), *other;
-	struct ksmdev_kpage *old = NULL;
-	u32 way;
+	struct page *page = entry->page, *other, *result = NULL;
+	struct shared_entry *old;
+	u32 way = 0;
+	int err;
 
 	spin_lock(&shared_lock);
-	for (way = 0; way < INDEX_TRIES; way++) {
-		kpage->key = shared_key(fingerprint, way);
-		old = rhashtable_lookup_get_insert_fast(&shared_table, &kpage->node,
+	while (way < INDEX_TRIES && !result) {
+		WRITE_ONCE(entry->key, shared_key(fingerprint, way));
+		old = rhashtable_lookup_get_insert_fast(&shared_table, &entry->node,
 							shared_params);
+		if (!old)
+			result = page;
 		if (IS_ERR_OR_NULL(old))
 			break;
-		other = ksmdev_kpage_page(old);
-		if (PageHWPoison(other)) {
+		other = old->page;
+		err = ksmdev_kpage_get(other, old);
+		if (err == -EBUSY)
+			break;
+		if (err) {
 			/* Its way is free now. */
-			retire_locked(old);
-			way--;
-		} else if (ksmdev_pages_identical(page, other)) {
-			/* Under the lock: it cannot have been pruned. */
-			get_page(other);
-			spin_unlock(&shared_lock);
-			return other;
+			drop_locked(old);
+			continue;
 		}
+		if (PageHWPoison(other))
+			retire_locked(old);
+		else if (ksmdev_pages_identical(page, other))
+			result = other;
+		else
+			way++;
+		if (!result)
+			put_page(other);
 	}
+	if (result != page)
+		WRITE_ONCE(entry->key, shared_key(fingerprint, WAY_RETIRED));
 	spin_unlock(&shared_lock);
-	return old ? NULL : page;
+	return result;
 }
 
 /**
- * shared_room() - may there be more shared pages
+ * shared_count() - how many shared pages there are, and some that are gone
  *
- * Context: Any; for a hint.
- * Return: false if the bound is reached.
+ * Context: Any.
+ * Return: how many the bound is for.
  */
-bool shared_room(void)
+unsigned long shared_count(void)
 {
-	return (unsigned long)atomic_long_read(&nr_shared) < READ_ONCE(ksmdev_max_kernel_pages);
+	return atomic_long_read(&nr_shared);
 }
 
 /* Count a shared page before it is there, so that many scans keep the bound. */
@@ -245,6 +271,22 @@ static bool reserve(void)
 }
 
 /**
+ * shared_room() - may there be more shared pages
+ *
+ * At the bound it is time to find out about some of the pages that are gone.
+ *
+ * Context: Process; for a hint, once a piece of work.
+ * Return: false if the bound is reached.
+ */
+bool shared_room(void)
+{
+	if (shared_count() < READ_ONCE(ksmdev_max_kernel_pages))
+		return true;
+	sweep_some();
+	return shared_count() < READ_ONCE(ksmdev_max_kernel_pages);
+}
+
+/**
  * shared_create() - make a shared page out of the contents of a page
  * @mm: whose cgroup is charged
  * @from: the page to copy
@@ -252,323 +294,88 @@ static bool reserve(void)
  * @from may have changed since it was read. So what is hashed is the copy, which cannot:
  * under another fingerprint nobody would ever find it.
  *
- * Context: May sleep for memory.
+ * Context: Process.
  * Return: a page with a reference for the caller, if another scan was faster the one
  * that it made; NULL if the bound is reached, there is no memory, or too many pages
  * have the same fingerprint.
  */
 struct page *shared_create(struct mm_struct *mm, struct page *from)
 {
-	struct ksmdev_kpage *kpage;
+	struct shared_entry *entry = NULL;
 	struct page *page, *in_table;
 	struct charge charge;
 
 	if (!reserve())
 		return NULL;
 	charge_begin(&charge, mm);
-	kpage = ksmdev_kpage_alloc(from);
+	page = ksmdev_kpage_alloc(from);
 	charge_end(&charge);
-	if (!kpage) {
+	if (page)
+		entry = pool_take(page);
+	if (!entry) {
 		atomic_long_dec(&nr_shared);
+		if (page)
+			put_page(page);
 		return NULL;
 	}
-	page = ksmdev_kpage_page(kpage);
-	/* The table's reference, and the caller's. */
-	get_page(page);
-	in_table = insert(kpage, index_fingerprint(page));
+	ksmdev_kpage_set_owner(page, entry);
+	in_table = insert(entry, index_fingerprint(page));
 	if (in_table == page)
 		return page;
 	put_page(page);
-	shared_drop(kpage);
+	rcu_read_lock();
+	shared_drop_stale(entry);
+	rcu_read_unlock();
 	return in_table;
 }
 
-/*
- * Pages that left the table. A lookup may still stand on one, so they are freed
- * after a grace period, all together: a callback for each would be slow.
- */
-static LLIST_HEAD(pruned);
-
-/*
- * Who frees them. Another waits for him, so that what was pruned is free when whoever
- * pruned it says so, though somebody else took it from the list.
- */
-static DEFINE_MUTEX(free_mutex);
-
-static void free_pruned(struct work_struct *work)
-{
-	struct llist_node *node, *next;
-
-	mutex_lock(&free_mutex);
-	node = llist_del_all(&pruned);
-	if (node)
-		synchronize_rcu();
-	for (; node; node = next) {
-		struct page *page = ksmdev_kpage_page(container_of(node, struct ksmdev_kpage,
-								   link));
-
-		next = node->next;
-		node->next = NULL;
-		/* Not that of one with a memory error. */
-		if (!page_ref_count(page))
-			page_ref_unfreeze(page, 1);
-		put_page(page);
-		/* Only now: until then it takes memory, which the limit is for. */
-		atomic_long_dec(&nr_shared);
-		cond_resched();
-	}
-	mutex_unlock(&free_mutex);
-}
-
-static DECLARE_WORK(free_pruned_work, free_pruned);
-
-/*
- * Take a page out of the table, or of those that are retired, that only we refer to; or
- * one with a memory error, whoever else does.
- */
-static bool prune(struct ksmdev_kpage *kpage)
-{
-	struct page *page = ksmdev_kpage_page(kpage);
-
-	if (page_ref_count(page) != 1 && !PageHWPoison(page))
-		return false;
-	spin_lock(&shared_lock);
-	if (!PageHWPoison(page) && !page_ref_freeze(page, 1)) {
-		spin_unlock(&shared_lock);
-		return false;
-	}
-	if (!is_retired(kpage))
-		rhashtable_remove_fast(&shared_table, &kpage->node, shared_params);
-	spin_unlock(&shared_lock);
-	if (page_ref_count(page))
-		ksmdev_kpage_forget(kpage);
-	llist_add(&kpage->link, &pruned);
-	return true;
-}
-
-/* Returns true if it removed the page. */
-typedef bool (*visit_fn)(struct ksmdev_kpage *kpage, void *data);
-
-/* One walk at a time: a walk that pauses loses its place if another removes it. */
-static DEFINE_MUTEX(walk_mutex);
-
-/* Call a function for each page that is retired. */
-static void walk_retired(visit_fn visit, void *data)
-{
-	struct llist_node *node, *next;
-
-	lockdep_assert_held(&walk_mutex);
-	for (node = llist_del_all(&retired); node; node = next) {
-		next = node->next;
-		if (!visit(container_of(node, struct ksmdev_kpage, link), data))
-			llist_add(node, &retired);
-		cond_resched();
-	}
-}
-
-/*
- * Call a function for each shared page. While the table is being resized, entries
- * move from the old one to the new one, which the walk comes to when it is through
- * with the old one and was told so by -EAGAIN: none is missed, but one may come
- * twice. Who cannot have that holds the table's mutex, without which none moves.
- */
-static void walk_shared(visit_fn visit, void *data)
-{
-	struct rhashtable_iter iter;
-	struct ksmdev_kpage *kpage;
-	unsigned int n = 0;
-	bool removed;
-
-	lockdep_assert_held(&walk_mutex);
-	rhashtable_walk_enter(&shared_table, &iter);
-	rhashtable_walk_start(&iter);
-	while ((kpage = rhashtable_walk_next(&iter))) {
-		if (IS_ERR(kpage))
-			continue;
-		removed = visit(kpage, data);
-		if (++n < 256 || removed)
-			continue;
-		n = 0;
-		rhashtable_walk_stop(&iter);
-		cond_resched();
-		rhashtable_walk_start(&iter);
-	}
-	rhashtable_walk_stop(&iter);
-	rhashtable_walk_exit(&iter);
-	walk_retired(visit, data);
-}
-
-/* What pruning came upon: pages that it took out, and pages that have one mapping. */
-struct pruning {
-	unsigned long freed, singles;
-};
-
-static bool prune_one(struct ksmdev_kpage *kpage, void *data)
-{
-	struct pruning *pruning = data;
-	bool removed = prune(kpage);
-
-	pruning->freed += removed;
-	pruning->singles += !removed && ksmdev_kpage_mapcount(kpage) == 1;
-	return removed;
-}
-
-/* Take all pages out of the table that nobody maps; the caller frees them. */
-static struct pruning prune_all(void)
-{
-	struct pruning pruning = {};
-
-	lockdep_assert_held(&walk_mutex);
-	if (atomic_long_read(&nr_shared))
-		walk_shared(prune_one, &pruning);
-	return pruning;
-}
-
-/* A page that was mapped is no longer: its shared page may have one mapper, or none. */
-static atomic_t lost_mappers = ATOMIC_INIT(0);
-static unsigned long lost_looked = INITIAL_JIFFIES;
-
-/* Nobody tells when a process forks, exits or writes outside what is registered. */
-#define LOST_INTERVAL	(10 * HZ)
-
 /**
- * shared_lost_mapper() - a slot that mapped a shared page no longer does
+ * shared_table_bytes() - what the table takes
  *
  * Context: Any.
+ * Return: bytes.
  */
-void shared_lost_mapper(void)
+unsigned long shared_table_bytes(void)
 {
-	if (!atomic_read(&lost_mappers))
-		atomic_set(&lost_mappers, 1);
-}
+	unsigned long bytes;
 
-/**
- * shared_take_lost() - is it time to look for shared pages with few mappers
- *
- * Context: Any.
- * Return: true if mappers were lost since the last call, or it is long ago.
- */
-bool shared_take_lost(void)
-{
-	bool lost = atomic_xchg(&lost_mappers, 0) ||
-		    time_after(jiffies, READ_ONCE(lost_looked) + LOST_INTERVAL);
-
-	if (lost)
-		WRITE_ONCE(lost_looked, jiffies);
-	return lost;
-}
-
-/**
- * shared_prune() - free the shared pages that nobody maps
- *
- * Context: May sleep, for a grace period if there are any.
- * Return: true if there are some that have one mapping.
- */
-bool shared_prune(void)
-{
-	struct pruning pruning;
-
-	mutex_lock(&walk_mutex);
-	pruning = prune_all();
-	mutex_unlock(&walk_mutex);
-	free_pruned(NULL);
-	return pruning.singles;
-}
-
-/* From one walk to the next; doubled each time, up to a limit. */
-static unsigned long prune_delay;
-
-#define PRUNE_DELAY_MIN	(HZ / 10)
-#define PRUNE_DELAY_MAX	(4 * HZ)
-
-static void prune_work(struct work_struct *work)
-{
-	unsigned long delay = READ_ONCE(prune_delay) * 2;
-
-	shared_prune();
-	/* A process that exits takes its time until its last page is unmapped. */
-	if (delay <= PRUNE_DELAY_MAX && atomic_long_read(&nr_shared)) {
-		WRITE_ONCE(prune_delay, delay);
-		schedule_delayed_work(&prune_later, delay);
-	}
-}
-
-/**
- * shared_prune_soon() - free unmapped shared pages in a moment
- *
- * For when processes exit or areas are closed, and nobody may be scanning. Many
- * calls make one walk, and a few more as time goes by.
- *
- * Context: Any.
- */
-void shared_prune_soon(void)
-{
-	if (atomic_long_read(&nr_shared)) {
-		WRITE_ONCE(prune_delay, PRUNE_DELAY_MIN);
-		mod_delayed_work(system_percpu_wq, &prune_later, PRUNE_DELAY_MIN);
-	}
-}
-
-/* How many could be freed is not known without looking at each. */
-static unsigned long shrink_count(struct shrinker *shrinker, struct shrink_control *sc)
-{
-	return atomic_long_read(&nr_shared) ?: SHRINK_EMPTY;
-}
-
-static unsigned long shrink_scan(struct shrinker *shrinker, struct shrink_control *sc)
-{
-	static unsigned long last;
-	unsigned long freed;
-
-	/* A walk is not cheap, and reclaim asks often. */
-	if (last && time_before(jiffies, READ_ONCE(last) + HZ / 10))
-		return SHRINK_STOP;
-	if (!mutex_trylock(&walk_mutex))
-		return SHRINK_STOP;
-	WRITE_ONCE(last, jiffies | 1);
-	sc->nr_scanned = sc->nr_to_scan;
-	freed = prune_all().freed;
-	mutex_unlock(&walk_mutex);
-	/* Reclaim must not wait for a grace period. */
-	schedule_work(&free_pruned_work);
-	return freed;
-}
-
-static bool add_one(struct ksmdev_kpage *kpage, void *data)
-{
-	struct shared_totals *totals = data;
-	unsigned int mapcount = ksmdev_kpage_mapcount(kpage);
-
-	if (mapcount) {
-		totals->shared++;
-		totals->sharing += mapcount - 1;
-	}
-	return false;
-}
-
-/**
- * shared_totals() - count shared pages and their mappings as they are now
- * @totals: filled in
- *
- * Context: May sleep. Takes some time a shared page.
- */
-void shared_totals(struct shared_totals *totals)
-{
-	/* What is about to be freed does not count any more. */
-	if (delayed_work_pending(&prune_later))
-		shared_prune();
-	memset(totals, 0, sizeof(*totals));
-	mutex_lock(&walk_mutex);
-	mutex_lock(&shared_table.mutex);
-	walk_shared(add_one, totals);
-	mutex_unlock(&shared_table.mutex);
-	mutex_unlock(&walk_mutex);
-	totals->pages = atomic_long_read(&nr_shared);
 	rcu_read_lock();
-	totals->metadata = index_bytes() + sizeof(void *) *
-		rht_dereference_rcu(shared_table.tbl, &shared_table)->size;
+	bytes = sizeof(void *) * rht_dereference_rcu(shared_table.tbl, &shared_table)->size;
 	rcu_read_unlock();
+	return bytes;
 }
+
+static void drop_in(struct shared_entry *entry, void *data)
+{
+	const struct memory_notify *memory = data;
+	unsigned long pfn = page_to_pfn(READ_ONCE(entry->page));
+
+	if (pfn < memory->start_pfn || pfn >= memory->start_pfn + memory->nr_pages)
+		return;
+	spin_lock(&shared_lock);
+	if (shared_way(entry) != WAY_FREE)
+		drop_locked(entry);
+	spin_unlock(&shared_lock);
+}
+
+/*
+ * Memory went offline, which it cannot while a page of ours is in it: what entries name there is
+ * gone, and soon the struct pages that tell will be.
+ */
+static int memory_changed(struct notifier_block *block, unsigned long action, void *data)
+{
+	unsigned long nr = 0;
+
+	if (action != MEM_OFFLINE)
+		return NOTIFY_OK;
+	while (pool_visit(&nr, drop_in, data))
+		cond_resched();
+	/* Who read one of them has looked. */
+	synchronize_rcu();
+	return NOTIFY_OK;
+}
+
+static struct notifier_block memory_block = { .notifier_call = memory_changed };
 
 /**
  * shared_init() - set up the index of shared pages
@@ -586,33 +393,19 @@ int shared_init(void)
 	err = rhashtable_init(&shared_table, &shared_params);
 	if (err)
 		return err;
-	shared_shrinker = compat_shrinker_alloc("ksmdev");
-	if (!shared_shrinker) {
-		err = -ENOMEM;
-		goto err_table;
-	}
-	shared_shrinker->count_objects = shrink_count;
-	shared_shrinker->scan_objects = shrink_scan;
-	shared_shrinker->seeks = DEFAULT_SEEKS;
-	err = compat_shrinker_register(shared_shrinker, "ksmdev");
+	err = register_memory_notifier(&memory_block);
 	if (err)
-		goto err_table;
-	return 0;
-
-err_table:
-	rhashtable_destroy(&shared_table);
+		rhashtable_destroy(&shared_table);
 	return err;
 }
 
-static bool drop_one(struct ksmdev_kpage *kpage, void *data)
+static void drop_any(struct shared_entry *entry, void *data)
 {
-	shared_drop(kpage);
-	return true;
-}
-
-static void let_go(void *object, void *arg)
-{
-	shared_drop(object);
+	spin_lock(&shared_lock);
+	if (ksmdev_kpage_alive(entry->page, entry))
+		ksmdev_kpage_forget(entry->page);
+	drop_locked(entry);
+	spin_unlock(&shared_lock);
 }
 
 /**
@@ -622,12 +415,13 @@ static void let_go(void *object, void *arg)
  */
 void shared_exit(void)
 {
-	compat_shrinker_unregister(shared_shrinker);
-	cancel_delayed_work_sync(&prune_later);
-	cancel_work_sync(&free_pruned_work);
-	free_pruned(NULL);
-	rhashtable_free_and_destroy(&shared_table, let_go, NULL);
-	mutex_lock(&walk_mutex);
-	walk_retired(drop_one, NULL);
-	mutex_unlock(&walk_mutex);
+	unsigned long nr = 0;
+
+	sweep_exit();
+	unregister_memory_notifier(&memory_block);
+	while (pool_visit(&nr, drop_any, NULL))
+		cond_resched();
+	rhashtable_destroy(&shared_table);
+	/* The blocks' callbacks are ours. */
+	rcu_barrier();
 }

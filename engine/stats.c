@@ -3,8 +3,9 @@
  * stats.c - statistics: one value a file in sysfs, one a line in an area's fdinfo
  *
  * Names that /sys/kernel/mm/ksm has mean what they mean there: pages_sharing is
- * what is saved. What is shared is counted when it is asked for, from the mapping
- * counts of the shared pages, so it is exact whatever processes did meanwhile; what
+ * what is saved. All is counted now and then, see sweep.c, and read from there: whatever
+ * is registered or shared, that takes no time. What is shared is counted from the mapping
+ * counts of the shared pages, so it is exact whatever processes did; what
  * is known of unmerged pages is as old as the last visit to each.
  */
 #include <linux/device.h>
@@ -21,22 +22,9 @@ static long profit(long saved_pages, long metadata)
 	return saved_pages * (long)PAGE_SIZE - metadata;
 }
 
-static void bury_dead(void)
+static long saved_pages(const struct told *told)
 {
-	regions_bury_dead();
-	regions_settle();
-}
-
-static void read_totals(struct ksmdev_totals *totals)
-{
-	bury_dead();
-	regions_totals(totals);
-}
-
-static void read_shared(struct shared_totals *totals)
-{
-	bury_dead();
-	shared_totals(totals);
+	return told->sharing + told->regions.slots[SLOT_ZERO];
 }
 
 /*
@@ -52,18 +40,21 @@ static ssize_t name##_show(struct device *dev, struct device_attribute *attr, ch
 }											\
 static DEVICE_ATTR_RO(name)
 
-STAT(pages_shared, shared_totals, read_shared, "%lu", t.shared);
-STAT(pages_sharing, shared_totals, read_shared, "%lu", t.sharing);
-STAT(kernel_pages, shared_totals, read_shared, "%lu", t.pages);
-STAT(pages_unshared, ksmdev_totals, read_totals, "%ld", t.slots[SLOT_UNSHARED]);
-STAT(pages_volatile, ksmdev_totals, read_totals, "%ld", t.slots[SLOT_VOLATILE]);
-STAT(zero_pages, ksmdev_totals, read_totals, "%ld", t.slots[SLOT_ZERO]);
-STAT(pages_scanned, ksmdev_totals, read_totals, "%ld", t.scanned);
-STAT(pages_skipped, ksmdev_totals, read_totals, "%ld", t.skipped);
-STAT(pages_hashed, ksmdev_totals, read_totals, "%ld", t.hashed);
-STAT(areas, ksmdev_totals, read_totals, "%lu", t.areas);
-STAT(regions, ksmdev_totals, read_totals, "%lu", t.regions);
-STAT(pages_registered, ksmdev_totals, read_totals, "%lu", t.pages);
+STAT(pages_shared, told, sweep_tell, "%lu", t.shared);
+STAT(pages_sharing, told, sweep_tell, "%lu", t.sharing);
+STAT(kernel_pages, told, sweep_tell, "%lu", t.kernel_pages);
+STAT(stats_age_ms, told, sweep_tell, "%lu", t.age_ms);
+STAT(pages_unshared, told, sweep_tell, "%ld", t.regions.slots[SLOT_UNSHARED]);
+STAT(pages_volatile, told, sweep_tell, "%ld", t.regions.slots[SLOT_VOLATILE]);
+STAT(zero_pages, told, sweep_tell, "%ld", t.regions.slots[SLOT_ZERO]);
+STAT(pages_scanned, told, sweep_tell, "%ld", t.regions.scanned);
+STAT(pages_skipped, told, sweep_tell, "%ld", t.regions.skipped);
+STAT(pages_hashed, told, sweep_tell, "%ld", t.regions.hashed);
+STAT(areas, told, sweep_tell, "%lu", t.regions.areas);
+STAT(regions, told, sweep_tell, "%lu", t.regions.regions);
+STAT(pages_registered, told, sweep_tell, "%lu", t.regions.pages);
+STAT(metadata_bytes, told, sweep_tell, "%ld", t.metadata);
+STAT(profit_bytes, told, sweep_tell, "%ld", profit(saved_pages(&t), t.metadata));
 STAT(run, ksm_kthread_info, ksmdev_kksmd_info, "%u", t.flags & ksm_control_flags_run);
 STAT(pages_to_scan, ksm_kthread_info, ksmdev_kksmd_info, "%u", t.pages_to_scan);
 STAT(max_pages_to_merge, ksm_kthread_info, ksmdev_kksmd_info, "%u", t.max_pages_to_merge);
@@ -76,30 +67,6 @@ static ssize_t full_scans_show(struct device *dev, struct device_attribute *attr
 	return sysfs_emit(buf, "%lu\n", regions_passes());
 }
 static DEVICE_ATTR_RO(full_scans);
-
-static ssize_t metadata_bytes_show(struct device *dev, struct device_attribute *attr, char *buf)
-{
-	struct ksmdev_totals totals;
-	struct shared_totals shared;
-
-	read_totals(&totals);
-	read_shared(&shared);
-	return sysfs_emit(buf, "%ld\n", totals.metadata + (long)shared.metadata);
-}
-static DEVICE_ATTR_RO(metadata_bytes);
-
-static ssize_t profit_bytes_show(struct device *dev, struct device_attribute *attr, char *buf)
-{
-	struct ksmdev_totals totals;
-	struct shared_totals shared;
-
-	read_totals(&totals);
-	read_shared(&shared);
-	return sysfs_emit(buf, "%ld\n",
-			  profit(shared.sharing + totals.slots[SLOT_ZERO],
-				 totals.metadata + shared.metadata));
-}
-static DEVICE_ATTR_RO(profit_bytes);
 
 static ssize_t max_kernel_pages_show(struct device *dev, struct device_attribute *attr,
 				     char *buf)
@@ -189,6 +156,7 @@ static struct attribute *stats_attributes[] = {
 	&dev_attr_held_us.attr,
 	&dev_attr_full_scans.attr,
 	&dev_attr_kernel_pages.attr,
+	&dev_attr_stats_age_ms.attr,
 	&dev_attr_max_kernel_pages.attr,
 	&dev_attr_metadata_bytes.attr,
 	&dev_attr_profit_bytes.attr,
@@ -300,7 +268,7 @@ void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area, bool (*inter
 	long zero = atomic_long_read(&c->slots[SLOT_ZERO]);
 	long metadata = atomic_long_read(&c->metadata);
 
-	bury_dead();
+	regions_bury_dead();
 	while ((region = area_next_region(area, region))) {
 		nr_regions++;
 		pages += (region->end - region->start) >> PAGE_SHIFT;

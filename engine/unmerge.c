@@ -9,6 +9,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 
+#include "../include/charge.h"
 #include "../include/engine.h"
 #include "../include/scan.h"
 #include "../include/trace.h"
@@ -31,12 +32,15 @@ static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma, u64 si
 			 unsigned long start, unsigned long end, unsigned long *stop)
 {
 	struct ksmdev_look found[UNMERGE_BATCH];
+	struct mem_cgroup *payer;
 	unsigned int i, nr = 0;
+	struct charge charge;
 	int err = 0;
 
 	ksmdev_look(vma, start, end, found);
 	/* What follows takes the page table's lock for a moment each, as a page fault does. */
 	hold_table(vma->vm_mm, start, ktime_get_ns() - since);
+	charge_begin(&charge, vma->vm_mm);
 	for (i = 0; start < end && !err; i++, start += PAGE_SIZE) {
 		struct slot *slot = NULL;
 
@@ -46,7 +50,12 @@ static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma, u64 si
 		}
 		if (!is_merged(&found[i], slot))
 			continue;
-		err = ksmdev_unshare(vma, start);
+		/* The last one that is left to map a page may keep it. */
+		err = ksmdev_adopt(vma, start, false, charge.memcg, &payer);
+		if (payer)
+			mem_cgroup_put(payer);
+		if (err)
+			err = ksmdev_unshare(vma, start);
 		trace_ksmdev_unmerge(vma->vm_mm, start, err);
 		if (!err && slot)
 			chunk_remap(chunk, nr, SLOT_NONE);
@@ -56,6 +65,7 @@ static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma, u64 si
 		if (hold_is_long(since))
 			end = start + PAGE_SIZE;
 	}
+	charge_end(&charge);
 	*stop = start;
 	return err;
 }
@@ -154,6 +164,5 @@ int ksmdev_area_unmerge(struct ksmdev_area *area, bool (*interrupted)(void))
 			return err;
 		}
 	}
-	shared_prune();
 	return 0;
 }

@@ -3,7 +3,8 @@
  * charge.h - who pays for memory that a scan allocates
  *
  * A scan runs in kksmd or in some task, but what it allocates is for the process
- * whose pages it looks at, and is charged to that one's memory cgroup.
+ * whose pages it looks at, and is charged to that one's memory cgroup. It scans for others,
+ * too, so it never waits for what that cgroup may have.
  */
 #ifndef KSMDEV_CHARGE_H
 #define KSMDEV_CHARGE_H
@@ -17,14 +18,21 @@
  */
 #define GFP_TENANT (GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN)
 
+/* What a scan allocates for a process: nothing is reclaimed, so nobody is waited for. */
+#define GFP_SCAN (GFP_NOWAIT | __GFP_ACCOUNT | __GFP_NOWARN)
+
 /**
  * struct charge - a stretch of code whose allocations another process pays
  * @memcg: its cgroup
  * @old: the one that was set before
+ * @over: what the caller owes for his own cgroup's memory.high
  */
 struct charge {
 	struct mem_cgroup *memcg;
 	struct mem_cgroup *old;
+#ifdef CONFIG_MEMCG
+	unsigned int over;
+#endif
 };
 
 /**
@@ -38,6 +46,9 @@ static inline void charge_begin(struct charge *charge, struct mm_struct *mm)
 {
 	charge->memcg = get_mem_cgroup_from_mm(mm);
 	charge->old = set_active_memcg(charge->memcg);
+#ifdef CONFIG_MEMCG
+	charge->over = current->memcg_nr_pages_over_high;
+#endif
 }
 
 /**
@@ -48,6 +59,10 @@ static inline void charge_begin(struct charge *charge, struct mm_struct *mm)
  */
 static inline void charge_end(struct charge *charge)
 {
+#ifdef CONFIG_MEMCG
+	/* Or a process would be made to sleep because another cgroup is over its memory.high. */
+	current->memcg_nr_pages_over_high = charge->over;
+#endif
 	set_active_memcg(charge->old);
 	mem_cgroup_put(charge->memcg);
 }

@@ -9,7 +9,6 @@
 #ifndef KSMDEV_COMPAT_H
 #define KSMDEV_COMPAT_H
 
-#include <linux/shrinker.h>
 #include <linux/version.h>
 #include <linux/workqueue.h>
 
@@ -25,45 +24,6 @@
 #if !SINCE(6, 17)
 #define system_percpu_wq	system_wq
 #define system_dfl_wq		system_unbound_wq
-#endif
-
-/* 6.7: shrinkers are allocated by the kernel. */
-#if SINCE(6, 7)
-static inline struct shrinker *compat_shrinker_alloc(const char *name)
-{
-	return shrinker_alloc(0, "%s", name);
-}
-
-static inline int compat_shrinker_register(struct shrinker *shrinker, const char *name)
-{
-	shrinker_register(shrinker);
-	return 0;
-}
-
-static inline void compat_shrinker_unregister(struct shrinker *shrinker)
-{
-	shrinker_free(shrinker);
-}
-#else
-static inline struct shrinker *compat_shrinker_alloc(const char *name)
-{
-	return kzalloc(sizeof(struct shrinker), GFP_KERNEL);
-}
-
-static inline int compat_shrinker_register(struct shrinker *shrinker, const char *name)
-{
-	int err = register_shrinker(shrinker, "%s", name);
-
-	if (err)
-		kfree(shrinker);
-	return err;
-}
-
-static inline void compat_shrinker_unregister(struct shrinker *shrinker)
-{
-	unregister_shrinker(shrinker);
-	kfree(shrinker);
-}
 #endif
 
 #endif /* KSMDEV_COMPAT_H */

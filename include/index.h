@@ -20,7 +20,7 @@ extern u32 index_zero;
 
 u32 index_fingerprint(struct page *page);
 unsigned long index_bytes(void);
-int index_resize(unsigned long slots);
+void index_resize(unsigned long slots);
 void index_insert(struct chunk *chunk, unsigned int nr);
 void index_remove(struct chunk *chunk, unsigned int nr);
 unsigned int index_find(struct chunk *chunk, unsigned int nr, bool insert,
@@ -32,24 +32,28 @@ bool shared_room(void);
 struct page *shared_find(u32 fingerprint, struct page *like);
 bool shared_known(u32 fingerprint);
 struct page *shared_create(struct mm_struct *mm, struct page *from);
-void shared_lost_mapper(void);
-bool shared_take_lost(void);
-bool shared_prune(void);
-void shared_prune_soon(void);
+unsigned long shared_count(void);
+unsigned long shared_table_bytes(void);
 int shared_init(void);
 void shared_exit(void);
 
 /**
- * struct shared_totals - what is shared now
+ * struct told - statistics, as of a moment ago
+ * @regions: what is registered
  * @shared: shared pages that are mapped
  * @sharing: mappings of them beyond the first of each
- * @pages: shared pages, mapped or not
- * @metadata: bytes of both indexes
+ * @kernel_pages: shared pages
+ * @metadata: bytes of everything
+ * @age_ms: how long ago this was begun to be counted
  */
-struct shared_totals {
-	unsigned long shared, sharing, pages, metadata;
+struct told {
+	struct ksmdev_totals regions;
+	unsigned long shared, sharing, kernel_pages, age_ms;
+	long metadata;
 };
 
-void shared_totals(struct shared_totals *totals);
+void sweep_tell(struct told *copy);
+bool sweep_finds_singles(void);
+void shared_lost_mapper(void);
 
 #endif /* KSMDEV_INDEX_H */

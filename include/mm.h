@@ -8,11 +8,9 @@
 #ifndef KSMDEV_MM_H
 #define KSMDEV_MM_H
 
-#include <linux/llist.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pgtable.h>
-#include <linux/rhashtable.h>
 
 /**
  * enum ksmdev_kind - what a pte maps, as far as merging is concerned
@@ -115,40 +113,26 @@ struct ksmdev_mapping {
 /* How many ptes may map one shared page; see mm/kpage.c for why. */
 #define KSMDEV_MAX_SHARING 256
 
-/*
- * Our view of the struct page of a shared page. Its words are free for the
- * owner of a page that is on no LRU list and in no page cache.
- */
-struct ksmdev_kpage {
-	unsigned long flags;
-	/* Bit 0 must stay clear: it would make this a tail page. */
-	struct llist_node link;
-	struct rhash_head node;
-	/* An anon_vma of ours, marked as such. */
-	void *mapping;
-	/* The kernel looks here only to find mappings, of which our anon_vma knows none. */
-	u64 key;
-};
-
-static inline struct ksmdev_kpage *ksmdev_page_kpage(struct page *page)
-{
-	return (struct ksmdev_kpage *)page;
-}
-
-static inline struct page *ksmdev_kpage_page(struct ksmdev_kpage *kpage)
-{
-	return (struct page *)kpage;
-}
-
 bool ksmdev_is_kpage(struct page *page);
-struct ksmdev_kpage *ksmdev_kpage_alloc(struct page *from);
-void ksmdev_kpage_forget(struct ksmdev_kpage *kpage);
+bool ksmdev_kpage_alive(struct page *page, const void *owner);
+struct page *ksmdev_kpage_alloc(struct page *from);
+void ksmdev_kpage_set_owner(struct page *page, void *owner);
+void *ksmdev_kpage_owner(struct page *page);
+int ksmdev_kpage_get(struct page *page, const void *owner);
+void ksmdev_kpage_forget(struct page *page);
 int ksmdev_kpage_init(void);
 void ksmdev_kpage_exit(void);
 
-static inline unsigned int ksmdev_kpage_mapcount(struct ksmdev_kpage *kpage)
+/**
+ * ksmdev_kpage_mapcount() - how many ptes map a shared page
+ * @page: the page
+ *
+ * Context: Any.
+ * Return: how many, as of now.
+ */
+static inline unsigned int ksmdev_kpage_mapcount(struct page *page)
 {
-	return atomic_read(&ksmdev_kpage_page(kpage)->_mapcount) + 1;
+	return atomic_read(&page->_mapcount) + 1;
 }
 
 /* Content. mm/kpage.c */
@@ -208,6 +192,12 @@ unsigned int page_wrprotect(struct vm_area_struct *vma,
 unsigned int replace_page(struct vm_area_struct *vma,
 			  struct ksmdev_mapping *map, unsigned int nr);
 int ksmdev_unshare(struct vm_area_struct *vma, unsigned long addr);
+
+/* Pages that are nobody else's. mm/adopt.c */
+bool ksmdev_is_stray(struct page *page);
+struct mem_cgroup;
+int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, bool held,
+		 struct mem_cgroup *to, struct mem_cgroup **from);
 
 /* mm/symbols.c */
 int ksmdev_mm_init(void);

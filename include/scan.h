@@ -6,9 +6,12 @@
  *	look.c	read that, and decide what may be merged
  *	match.c	find each a partner, elsewhere or in the same piece
  *	merge.c	verify, then share
+ *	mmlock.c	the mmap locks that all of them want
  */
 #ifndef KSMDEV_SCAN_H
 #define KSMDEV_SCAN_H
+
+#include <linux/timer.h>
 
 #include "hold.h"
 #include "index.h"
@@ -39,6 +42,9 @@ struct want {
  * struct ksmdev_scan - the workspace of one scanning context
  * @lock: one user at a time
  * @at_once: do not wait until a page was seen unchanged; wait for locks instead
+ * @waiter: the thread that waits for mmap locks; NULL if none does
+ * @alarm: ends such a wait
+ * @in_vain_until: no more waits until then, in ns
  * @merged: pages merged so far by the current call
  * @max_merges: when it returns
  * @start: of the range of @mm that @merged_there is about
@@ -62,12 +68,15 @@ struct want {
  * @nr_wants: how many
  * @candidate: the candidates of one chunk
  * @pair: those that equal a page, and are to be merged with it
- * @single: slots whose shared page nobody else maps
+ * @single: slots whose page nobody else maps, and which is to be an ordinary one
  * @nr_single: how many
  */
 struct ksmdev_scan {
 	struct mutex lock;
 	bool at_once;
+	struct task_struct *waiter;
+	struct timer_list alarm;
+	u64 in_vain_until;
 	unsigned long merged;
 	unsigned long max_merges;
 	unsigned long start;
@@ -100,6 +109,10 @@ struct vm_area_struct *region_find_pages(struct region *region, unsigned long st
 					 unsigned long end, unsigned long *stop);
 void ksmdev_scan_wait(struct ksmdev_scan *scan);
 
+/* engine/mmlock.c */
+void mmlock_wait(struct ksmdev_scan *scan);
+bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm);
+
 /* engine/look.c */
 void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped);
 unsigned int look_eager(unsigned long pass);
@@ -128,6 +141,7 @@ extern unsigned int ksmdev_thp_split_threshold;
 extern atomic_long_t ksmdev_thp_splits;
 
 /* engine/match.c */
+struct page *page_here(struct ksmdev_scan *scan, unsigned int nr);
 void match(struct ksmdev_scan *scan, struct chunk *chunk);
 
 /* engine/merge.c */

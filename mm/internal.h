@@ -10,6 +10,7 @@
 #ifndef KSMDEV_MM_INTERNAL_H
 #define KSMDEV_MM_INTERNAL_H
 
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/rmap.h>
 #include <linux/static_call.h>
@@ -73,10 +74,19 @@
 #define KSMDEV_ERRATUM_SYMBOLS(X)
 #endif
 
+#ifdef CONFIG_MEMCG
+#define KSMDEV_MEMCG_SYMBOLS(X)			\
+	X(__mem_cgroup_charge)			\
+	X(__mem_cgroup_uncharge)
+#else
+#define KSMDEV_MEMCG_SYMBOLS(X)
+#endif
+
 #define KSMDEV_SYMBOLS(X)			\
 	X(folio_free_swap)			\
 	X(lru_add_drain_all)			\
 	X(mlock_folio)				\
+	KSMDEV_MEMCG_SYMBOLS(X)			\
 	KSMDEV_NOTIFIER_SYMBOLS(X)		\
 	KSMDEV_MTE_SYMBOLS(X)			\
 	KSMDEV_ARCH_NOTIFIER_SYMBOLS(X)		\
@@ -109,6 +119,10 @@ struct ksmdev_table {
 void ksmdev_table_lock(struct vm_area_struct *vma, unsigned long addr,
 		       struct ksmdev_table *table) __acquires(table->ptl);
 void ksmdev_page_look(struct page *page, struct ksmdev_look *look);
+
+/* mm/charge.c */
+int ksmdev_charge(struct folio *folio, gfp_t gfp);
+int ksmdev_recharge(struct folio *folio, struct mem_cgroup *to, struct mem_cgroup **from);
 
 /*
  * Memory tags of arm64 are contents, too, which a comparison of bytes does not see. Only a

@@ -14,8 +14,15 @@
  *	it is on no LRU list, so reclaim does not come to look; it is allocated
  *	unmovable.
  *
- *	our index holds a reference. So a page fault that asks if the process has the
- *	page for itself is told no, and copies it.
+ *	it knows whose it is: the entry of our index that stands for it.
+ *
+ * Nobody but its mappings holds a reference, and whoever is about to map it once more. So
+ * when its last mapping goes, by whatever way, the kernel frees it then and there, and takes
+ * the charge from whose it was; the index finds out later, which is why a page that the index
+ * names is only one when ksmdev_kpage_get() says so. And the last process that maps
+ * it may write to it: the kernel sees that it has the page for itself, and gives it the
+ * page, as after a fork. That is decided with the page locked, by the count of references:
+ * who has looked with the page locked and holds a reference keeps it shared.
  *
  * It is never exclusive (PageAnonExclusive), so it cannot be pinned: who wants to pin it
  * gets a private copy first.
@@ -36,25 +43,37 @@
 #include <linux/rmap.h>
 #include <linux/slab.h>
 
-#include "../include/compat-mm.h"
-#include "../include/mm.h"
+#include "internal.h"
 
-#define KPAGE_MATCH(page_field, field)					\
-	static_assert(offsetof(struct page, page_field) ==		\
-		      offsetof(struct ksmdev_kpage, field))
-KPAGE_MATCH(flags, flags);
-KPAGE_MATCH(lru.next, link);
-KPAGE_MATCH(lru.prev, node);
-KPAGE_MATCH(mapping, mapping);
-static_assert(offsetof(struct folio, index) == offsetof(struct ksmdev_kpage, key));
-static_assert(sizeof(struct ksmdev_kpage) <= offsetof(struct page, private));
+/* Our view of the struct page of a shared page: what reverse mapping calls its index is ours. */
+struct kpage {
+	unsigned long flags;
+	struct list_head lru;
+	void *mapping;
+	void *owner;
+};
+
+#define KPAGE_MATCH(type, page_field, field)				\
+	static_assert(offsetof(type, page_field) == offsetof(struct kpage, field))
+KPAGE_MATCH(struct page, flags, flags);
+KPAGE_MATCH(struct page, lru, lru);
+KPAGE_MATCH(struct page, mapping, mapping);
+KPAGE_MATCH(struct folio, index, owner);
 
 static_assert((u64)KSMDEV_MAX_SHARING * PID_MAX_LIMIT <= INT_MAX / 2 + 1);
 
+/* One part of so many is left free of a zone that the kernel cannot do without. */
+#define KERNEL_PART 16
+
 /* Of all shared pages of this load. */
 static struct anon_vma *kpage_anon_vma __read_mostly;
-/* A page was forgotten that somebody still maps. */
+/* A page lives on that the index does not know any more. */
 static bool left_behind;
+
+static struct kpage *kpage(struct page *page)
+{
+	return (struct kpage *)page;
+}
 
 static void *kpage_mapping(void)
 {
@@ -128,45 +147,135 @@ static void copy_bytes(struct page *to, struct page *from)
 	kunmap_local(data_to);
 }
 
+/*
+ * A shared page cannot be moved, so it does not come from the zone for pages that can. Where
+ * the page that it stands for did, merging takes from what is left for the kernel itself.
+ */
+static bool takes_too_much(struct page *page, struct page *from)
+{
+	struct zone *zone = page_zone(page);
+
+	return page_zonenum(from) == ZONE_MOVABLE &&
+	       zone_page_state(zone, NR_FREE_PAGES) <
+			high_wmark_pages(zone) + zone_managed_pages(zone) / KERNEL_PART;
+}
+
 /**
  * ksmdev_kpage_alloc() - allocate a shared page and copy a page's contents to it
  * @from: the page to copy; it may change while it is copied
  *
- * Context: May sleep for memory. Charged to the active memory cgroup.
- * Return: the page with one reference, or NULL if there is no memory or the
- * cgroup's limit is reached.
+ * The active memory cgroup pays. Takes what is there: nothing is reclaimed, and nobody waited
+ * for, killed or made to wait for the limit of a cgroup that is not his. The memory is of the
+ * node that @from is of, which whoever allocated that has chosen, and not of that of the scan.
+ *
+ * Context: Any.
+ * Return: the page with one reference, or NULL if there is no memory or the cgroup has no
+ * room.
  */
-struct ksmdev_kpage *ksmdev_kpage_alloc(struct page *from)
+struct page *ksmdev_kpage_alloc(struct page *from)
 {
-	struct ksmdev_kpage *kpage;
-	struct page *page;
+	struct page *page = alloc_pages_node(page_to_nid(from), GFP_NOWAIT | __GFP_HIGHMEM |
+					     __GFP_THISNODE | __GFP_NOWARN, 0);
 
-	page = alloc_page(GFP_HIGHUSER | __GFP_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
 	if (!page)
 		return NULL;
-
+	if (takes_too_much(page, from) || ksmdev_charge(page_folio(page), GFP_NOWAIT)) {
+		put_page(page);
+		return NULL;
+	}
 	copy_bytes(page, from);
 	__SetPageUptodate(page);
 	__folio_set_swapbacked(page_folio(page));
-	kpage = ksmdev_page_kpage(page);
-	kpage->link.next = NULL;
-	kpage->mapping = kpage_mapping();
-	return kpage;
+	INIT_LIST_HEAD(&kpage(page)->lru);
+	kpage(page)->owner = NULL;
+	WRITE_ONCE(kpage(page)->mapping, kpage_mapping());
+	return page;
 }
 
 /**
- * ksmdev_kpage_forget() - a shared page is about to leave the index
- * @kpage: the page
- *
- * Its mappings, if any, stay. The caller drops the index's reference afterwards.
+ * ksmdev_kpage_set_owner() - say whose a shared page is
+ * @page: the page; the caller holds a reference
+ * @owner: what ksmdev_kpage_get() is to be asked with
  *
  * Context: Any.
  */
-void ksmdev_kpage_forget(struct ksmdev_kpage *kpage)
+void ksmdev_kpage_set_owner(struct page *page, void *owner)
 {
-	/* Mapped, or about to be. */
-	if (page_ref_count(ksmdev_kpage_page(kpage)) > 1)
-		WRITE_ONCE(left_behind, true);
+	WRITE_ONCE(kpage(page)->owner, owner);
+}
+
+/**
+ * ksmdev_kpage_owner() - whose is a shared page
+ * @page: the page; the caller holds a reference from ksmdev_kpage_get()
+ *
+ * Context: Any.
+ * Return: what ksmdev_kpage_set_owner() was told.
+ */
+void *ksmdev_kpage_owner(struct page *page)
+{
+	return READ_ONCE(kpage(page)->owner);
+}
+
+/**
+ * ksmdev_kpage_alive() - is this a certain shared page yet
+ * @page: what once was the page, whatever it is now; there is a struct page of it
+ * @owner: whose the shared page was
+ *
+ * Context: Any.
+ * Return: false if the page was freed, or one process has it for itself, for good; true is
+ * out of date at once.
+ */
+bool ksmdev_kpage_alive(struct page *page, const void *owner)
+{
+	return ksmdev_is_kpage(page) && ksmdev_kpage_owner(page) == owner &&
+	       page_ref_count(page);
+}
+
+/* The lock is held for a few instructions. Who waits has a spinlock. */
+#define LOCK_SPINS 100
+
+/**
+ * ksmdev_kpage_get() - take a reference to a shared page, so that it may be mapped
+ * @page: as for ksmdev_kpage_alive()
+ * @owner: the same
+ *
+ * Context: Any.
+ * Return: 0: it is one, and stays one for as long as the reference is held; -ENOENT if it is
+ * one no more, for good; -EBUSY if that cannot be told now.
+ */
+int ksmdev_kpage_get(struct page *page, const void *owner)
+{
+	unsigned int spins = LOCK_SPINS;
+	int err = 0;
+
+	/* First, so that no page of anybody else is touched. */
+	if (!ksmdev_kpage_alive(page, owner) || !get_page_unless_zero(page))
+		return -ENOENT;
+	/* Whoever finds with the page locked that he has the only reference may write to it. */
+	while (!trylock_page(page)) {
+		if (!spins--) {
+			put_page(page);
+			return -EBUSY;
+		}
+		cpu_relax();
+	}
+	if (!ksmdev_kpage_alive(page, owner))
+		err = -ENOENT;
+	unlock_page(page);
+	if (err)
+		put_page(page);
+	return err;
+}
+
+/**
+ * ksmdev_kpage_forget() - the index is about to forget a shared page that lives on
+ * @page: the page
+ *
+ * Context: Any.
+ */
+void ksmdev_kpage_forget(struct page *page)
+{
+	WRITE_ONCE(left_behind, true);
 }
 
 /*

@@ -211,7 +211,7 @@ void ksmdev_page_look(struct page *page, struct ksmdev_look *look)
 	if (PageHWPoison(page) || is_zone_device_page(page))
 		return;
 	if (ksmdev_is_kpage(page)) {
-		look->mapcount = ksmdev_kpage_mapcount(ksmdev_page_kpage(page));
+		look->mapcount = ksmdev_kpage_mapcount(page);
 		look->kind = look->mapcount > 1 ? KSMDEV_SHARED : KSMDEV_SINGLE;
 	} else if (PageAnon(page) && !folio_test_ksm(page_folio(page)) &&
 		   !ksmdev_page_tagged(page)) {

@@ -319,6 +319,7 @@ void ksmdev_watch_writes(struct vm_area_struct *vma, unsigned long base,
 					     f->page);
 	}
 	if (changed)
-		ksmdev_flush_tlb(vma, base, base + PMD_SIZE);
+		ksmdev_flush_tlb(vma, base + found[0].nr * PAGE_SIZE,
+				 base + (found[nr - 1].nr + 1) * PAGE_SIZE);
 	ksmdev_table_unlock(&table);
 }

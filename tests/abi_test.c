@@ -1282,6 +1282,7 @@ static const struct {
 	{ "full_scans", 0444, true },
 	{ "held_us", 0444, false },
 	{ "kernel_pages", 0444, true },
+	{ "stats_age_ms", 0444, false },
 	{ "max_kernel_pages", 0644, true },
 	{ "metadata_bytes", 0444, true },
 	{ "profit_bytes", 0444, true },

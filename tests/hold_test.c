@@ -202,7 +202,6 @@ TEST_F_TIMEOUT(device, giving_back_is_noted, 120)
 	ksm_call(&c, ksm_fn_fill, mem, n, 1);
 	ksm_merge_all(&self->k);
 	ASSERT_EQ(n, ksm_stat("pages_sharing"));
-	ksm_kill(&c);
 	ASSERT_EQ(0, ksm_write_file("/sys/class/misc/ksm/longest_hold_us", "0"));
 	held = ksm_stat("held_us");
 	ASSERT_EQ(0, ksm_unmerge(self->area));
@@ -210,9 +209,10 @@ TEST_F_TIMEOUT(device, giving_back_is_noted, 120)
 	longest = ksm_stat("longest_hold_us");
 	TH_LOG("%lld us in all, %lld us at a time", ksm_stat("held_us") - held, longest);
 	EXPECT_LT(0, longest);
-	/* Many holds, not one. */
-	EXPECT_GT(ksm_stat("held_us") - held, 2 * longest);
+	/* Many holds, not one; if the longest was drawn out by others, by more than all the rest. */
+	EXPECT_GT(ksm_stat("held_us") - held, longest);
 	EXPECT_EQ(0, ksm_wrong(mem, n, 1));
+	EXPECT_EQ(0, ksm_end(&c));
 }
 
 TEST_HARNESS_MAIN

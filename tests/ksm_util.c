@@ -212,7 +212,7 @@ bool ksm_wait_no_regions(const struct ksm *k)
 	return false;
 }
 
-long long ksm_stat(const char *name)
+static long long read_stat(const char *name)
 {
 	char path[128], buf[64], *end;
 	ssize_t len;
@@ -232,6 +232,38 @@ long long ksm_stat(const char *name)
 	if (end == buf || *end != '\n')
 		ksm_die("%s holds \"%s\" and not one number; mend the driver", path, buf);
 	return value;
+}
+
+/* Most is counted now and then, and how long ago that was can be asked; these are not. */
+static bool is_told_at_once(const char *name)
+{
+	static const char *const names[] = {
+		"run", "pages_to_scan", "max_pages_to_merge", "sleep_us", "threads", "cpu_percent",
+		"full_scans", "max_kernel_pages", "thp_splits", "thp_split_threshold",
+		"longest_hold_us", "held_us", "stats_age_ms",
+	};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (!strcmp(name, names[i]))
+			return true;
+	return false;
+}
+
+long long ksm_stat(const char *name)
+{
+	double asked = ksm_now(), now;
+	long long age;
+
+	while (!is_told_at_once(name)) {
+		now = ksm_now();
+		age = read_stat("stats_age_ms");
+		if ((now - asked) * 1000 > age + 1)
+			break;
+		if (now > asked + KSM_PATIENCE)
+			ksm_die("%s was counted %lld ms ago and is not again", name, age);
+		usleep(2000);
+	}
+	return read_stat(name);
 }
 
 double ksm_now(void)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * limits_test.c - what bounds the driver: max_kernel_pages, memory cgroups, the
- * shrinker, memory that is short, ranges that are huge
+ * limits_test.c - what bounds the driver: max_kernel_pages, memory cgroups, memory that
+ * is short, ranges that are huge
  *
  * Reaching a limit is no error and loses nothing: pages stay unmerged or a
  * registration is refused, and all of it comes back when the users are gone.
@@ -21,10 +21,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ksm_cgroup.h"
 #include "ksm_harness.h"
 
 #define LIMIT	"/sys/module/ksmdev/parameters/max_kernel_pages"
-#define CGROUP	"/sys/fs/cgroup/ksm-limits"
+#define CGROUP	"ksm-limits"
 
 static void set_limit(long long pages)
 {
@@ -241,7 +242,10 @@ TEST_F(limit, all_comes_back)
 	/* One leaves: every page has one user left and so no longer a reason. */
 	EXPECT_EQ(0, ksm_end(&c[0]));
 	EXPECT_EQ(0, ksm_call(&c[1], ksm_fn_wrong, mem, n, 1));
-	ksm_merge_all(&self->k);
+	end = ksm_now() + KSM_PATIENCE;
+	do {
+		ksm_merge_all(&self->k);
+	} while (ksm_stat("pages_shared") && ksm_now() < end);
 	EXPECT_EQ(0, ksm_call(&c[1], ksm_fn_wrong, mem, n, 1));
 	EXPECT_EQ(0, ksm_stat("pages_sharing"));
 	EXPECT_EQ(0, ksm_stat("pages_shared"));
@@ -256,126 +260,68 @@ TEST_F(limit, all_comes_back)
 	EXPECT_LE(before - 256, after);
 }
 
-/* Nobody scans; closing an area or being asked for memory must be enough. */
-TEST_F(limit, shrinker)
-{
-	const size_t n = 512;
-	char *mem = ksm_mmap(n), *kept = ksm_mmap(n);
-	struct ksm_child c[2];
-
-	for (int i = 0; i < 2; i++) {
-		ksm_spawn(&c[i]);
-		ksm_call(&c[i], ksm_fn_fill, mem, n, 1);
-		ASSERT_EQ(0, ksm_call(&c[i], ksm_fn_register, self->area, mem, n));
-	}
-	/* Ours stays mapped all the time. */
-	ksm_fill_same(kept, n, 2);
-	ASSERT_EQ(0, ksm_register(self->area, kept, n));
-	ksm_merge_all(&self->k);
-	/* 512 mappings of one content take two pages, see KSM_SHARE_LIMIT. */
-	EXPECT_EQ(n + 2, ksm_stat("kernel_pages"));
-	for (int i = 0; i < 2; i++)
-		EXPECT_EQ(0, ksm_end(&c[i]));
-	/* Under memory pressure the first walk might come too soon after another. */
-	for (int i = 0; i < 400 && ksm_stat("kernel_pages") > 2; i++) {
-		ASSERT_EQ(0, ksm_write_file("/proc/sys/vm/drop_caches", "2"));
-		usleep(50000);
-	}
-	EXPECT_EQ(2, ksm_stat("kernel_pages"));
-	EXPECT_EQ(2, ksm_distinct(0, kept, n));
-	EXPECT_EQ(0, ksm_wrong_same(kept, n, 2));
-}
-
 /*
- * Two equal pages each, merged; then all of them written, so that nobody maps them. An area
- * that was closed a while ago, by another test say, has the driver look for such pages for some
- * seconds yet: until that is over they do not stay.
+ * Pages that nobody maps any more are free at once, whoever unmapped them, though nobody
+ * scans, asks or is short of memory. What is looked at is the machine's free memory.
  */
-static bool leave_shared_pages(const struct ksm *k, char *mem, size_t n, int round)
+TEST_F(limit, free_at_once)
 {
-	double end = ksm_now() + KSM_PATIENCE;
-
-	do {
-		ksm_fill(mem, n, 2 * round);
-		ksm_fill(mem + n * PGSZ, n, 2 * round);
-		ksm_merge_all(k);
-		if (ksm_stat("pages_shared") != (long long)n)
-			return false;
-		ksm_fill(mem, 2 * n, 2 * round + 1);
-		if (ksm_stat("kernel_pages") == (long long)n)
-			return true;
-		usleep(100000);
-	} while (ksm_now() < end);
-	return false;
-}
-
-/* Each of those whose work it is to free such pages does so without the others. */
-TEST_F(limit, all_ways_to_free)
-{
-	const size_t n = 512;
+	const size_t n = 8192, slack = 1024;
 	char *mem = ksm_mmap(2 * n);
+	long shared;
 
 	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
-
-	/* The end of a pass. */
-	ASSERT_TRUE(leave_shared_pages(&self->k, mem, n, 1));
-	ksm_passes(&self->k, 2);
-	EXPECT_EQ(0, ksm_stat("kernel_pages"));
-
-	/* The shrinker, which is asked again if it ran a moment ago. */
-	ASSERT_TRUE(leave_shared_pages(&self->k, mem, n, 2));
-	for (int i = 0; i < 400 && ksm_stat("kernel_pages"); i++) {
-		ASSERT_EQ(0, ksm_write_file("/proc/sys/vm/drop_caches", "2"));
-		usleep(50000);
+	for (int round = 0; round < 3; round++) {
+		ksm_fill(mem, n, 10 * round);
+		ksm_fill(mem + n * PGSZ, n, 10 * round);
+		ksm_merge_all(&self->k);
+		ASSERT_EQ(n, ksm_same_frames(0, mem, 0, mem + n * PGSZ, n));
+		shared = ksm_memfree();
+		switch (round) {
+		case 0:
+			/* Each page has its own again: that takes no more than the second half. */
+			ksm_fill(mem, 2 * n, 10 * round + 1);
+			EXPECT_LE(shared - (long)n - (long)slack, ksm_memfree());
+			break;
+		case 1:
+			ASSERT_EQ(0, madvise(mem, 2 * n * PGSZ, MADV_DONTNEED));
+			EXPECT_LE(shared + (long)n - (long)slack, ksm_memfree());
+			break;
+		default:
+			ASSERT_EQ(0, munmap(mem, 2 * n * PGSZ));
+			EXPECT_LE(shared + (long)n - (long)slack, ksm_memfree());
+		}
 	}
-	EXPECT_EQ(0, ksm_stat("kernel_pages"));
+	EXPECT_TRUE(wait_no_kernel_pages(&self->k));
+}
 
-	/* The end of a registration. */
-	ksm_passes(&self->k, 2);
-	ASSERT_TRUE(leave_shared_pages(&self->k, mem, n, 3));
-	ASSERT_EQ(0, ksm_remove(self->area));
-	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
-	EXPECT_EQ(0, ksm_wrong(mem, 2 * n, 7));
+/* At the bound, entries of pages that are gone make room, though nobody has counted. */
+TEST_F(limit, room_is_found)
+{
+	const size_t n = 256;
+	char *mem = ksm_mmap(2 * n);
+	uint64_t merged;
+
+	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
+	set_limit(n);
+	for (int round = 0; round < 20; round++) {
+		ksm_fill(mem, n, round);
+		ksm_fill(mem + n * PGSZ, n, round);
+		ASSERT_EQ(0, ksm_merge_range(self->area, mem, 2 * n, &merged));
+		EXPECT_EQ(2 * n, merged);
+	}
 }
 
 /* ---- memory cgroups ---- */
 
 static long cgroup_read(const char *file, const char *key)
 {
-	char path[128], line[256];
-	long value = -1;
-	FILE *f;
-
-	snprintf(path, sizeof(path), CGROUP "/%s", file);
-	f = fopen(path, "re");
-	if (!f)
-		ksm_die("cannot open %s: %s; boot with the memory controller", path,
-			strerror(errno));
-	while (value < 0 && fgets(line, sizeof(line), f)) {
-		size_t len = key ? strlen(key) : 0;
-
-		if (!key)
-			value = strtol(line, NULL, 10);
-		else if (!strncmp(line, key, len) && line[len] == ' ')
-			value = strtol(line + len + 1, NULL, 10);
-	}
-	fclose(f);
-	if (value < 0)
-		ksm_die("%s has no %s", path, key ? key : "number");
-	return value;
+	return ksm_cgroup_read(CGROUP, file, key);
 }
 
 static void cgroup_write(const char *file, long value)
 {
-	char path[128], text[32] = "max";
-	int err;
-
-	snprintf(path, sizeof(path), CGROUP "/%s", file);
-	if (value >= 0)
-		snprintf(text, sizeof(text), "%ld", value);
-	err = ksm_write_file(path, text);
-	if (err)
-		ksm_die("cannot write %s to %s: %s", text, path, strerror(-err));
+	ksm_cgroup_write(CGROUP, file, value);
 }
 
 #define TENANT_PAGES 4096
@@ -390,9 +336,7 @@ FIXTURE_SETUP(cgroup)
 {
 	ksm_begin(&self->k);
 	ASSERT_TRUE(wait_no_kernel_pages(&self->k));
-	ksm_write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-	rmdir(CGROUP);
-	ASSERT_EQ(0, mkdir(CGROUP, 0755));
+	ksm_cgroup_make(CGROUP);
 	self->mem = ksm_mmap(TENANT_PAGES);
 	ksm_spawn(&self->c);
 	cgroup_write("cgroup.procs", self->c.pid);
@@ -403,8 +347,7 @@ FIXTURE_TEARDOWN(cgroup)
 	if (self->c.pid > 0)
 		ksm_end(&self->c);
 	ksm_finish(&self->k);
-	/* What is charged still keeps it, out of sight. */
-	rmdir(CGROUP);
+	ksm_cgroup_remove(CGROUP);
 }
 
 /* The tenant pays for its shared pages, whoever scans. */

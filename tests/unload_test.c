@@ -34,7 +34,6 @@ static bool nothing_left(void)
 	static const char *const paths[] = {
 		"/dev/ksm", MODULE, "/sys/class/misc/ksm",
 		"/sys/devices/virtual/misc/ksm", "/sys/kernel/tracing/events/ksmdev",
-		"/sys/kernel/debug/shrinker/ksmdev",
 	};
 	bool nothing = true;
 	char line[256];

@@ -7,9 +7,11 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <json-c/json.h>
@@ -18,6 +20,10 @@
 #include "libksm.h"
 
 #define SYSFS_DIR "/sys/class/misc/ksm"
+
+/* How long to wait for the driver to count, and how often to ask. */
+#define COUNT_WAIT_MS	300
+#define COUNT_POLL_US	2000
 
 enum unit {
 	UNIT_RUNNING,		/* 0 or 1 */
@@ -109,6 +115,36 @@ static int64_t read_value(const char *dir, const char *name)
 	return value;
 }
 
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/*
+ * The driver counts now and then, and soon after somebody asked: have it count. With very
+ * much memory that takes longer than anybody wants to wait, and what it knows will do.
+ */
+static void wait_until_counted(const char *dir)
+{
+	const int64_t asked = now_ms();
+	int64_t passed = 0;
+	char *path;
+	bool live;
+
+	/* A recorded tree needs no waiting for. */
+	if (asprintf(&path, "%s/stats_age_ms", dir) < 0)
+		die(NO_MEMORY);
+	live = !access(path, R_OK);
+	free(path);
+	while (live && passed < COUNT_WAIT_MS && read_value(dir, "stats_age_ms") >= passed) {
+		usleep(COUNT_POLL_US);
+		passed = now_ms() - asked;
+	}
+}
+
 /* Fill @values from sysfs below @root, "" for this system's. */
 void read_rows(const char *root, int64_t values[NR_ROWS])
 {
@@ -120,6 +156,7 @@ void read_rows(const char *root, int64_t values[NR_ROWS])
 	if (access(dir, X_OK) && errno == ENOENT)
 		die("%s: %m: %s", dir, ksm_hint(ENOENT));
 
+	wait_until_counted(dir);
 	for (i = 0; i < NR_ROWS; i++)
 		if (!rows[i].derived)
 			values[i] = read_value(dir, rows[i].key);

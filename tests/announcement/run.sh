@@ -24,7 +24,7 @@ equal 'a verb may be cut short' 'stopped scanner' "$("$dir/ksmctl" sto)"
 equal 'info after stop' 'flags 0, pages_to_scan 100 npages_merge 50, sleep_time 2000' "$("$dir/ksmctl" in)"
 equal 'nothing to scan is refused' 'KSM_START_KTHREAD failed' "$("$dir/ksmctl" start 0 0 0 2>&1)"
 
-before=$(cat $sysfs/pages_registered)
+before=$(counted $sysfs pages_registered)
 mkfifo "$tmp/in" "$tmp/out"
 "$dir/qemu" <"$tmp/in" >"$tmp/out" &
 pid=$!
@@ -32,7 +32,7 @@ exec 3>"$tmp/in" 4<"$tmp/out"
 line=
 read -r line <&4
 equal 'qemu registers' 'registered 2048 pages' "$line"
-equal 'the pages are registered' $((before + 2048)) "$(cat $sysfs/pages_registered)"
+equal 'the pages are registered' $((before + 2048)) "$(counted $sysfs pages_registered)"
 
 # All of its pages are alike, but one page serves 256 mappings at most.
 "$dir/ksmctl" start 4096 0 1000 >/dev/null
@@ -42,8 +42,8 @@ while [ $(($(cat $sysfs/pages_shared) + $(cat $sysfs/pages_sharing))) -lt 2048 ]
 	i=$((i + 1))
 done
 "$dir/ksmctl" stop >/dev/null
-shared=$(cat $sysfs/pages_shared)
-equal 'its pages are all shared' 2048 $((shared + $(cat $sysfs/pages_sharing)))
+shared=$(counted $sysfs pages_shared)
+equal 'its pages are all shared' 2048 $((shared + $(counted $sysfs pages_sharing)))
 equal 'by few copies' yes "$([ "$shared" -ge 8 ] && [ "$shared" -le 20 ] && echo yes || echo "$shared copies")"
 
 echo >&3
@@ -51,6 +51,6 @@ exec 3>&- 4<&-
 status=0
 wait $pid || status=$?
 equal 'qemu finds its memory unchanged' 0 $status
-equal 'nothing stays registered' "$before" "$(cat $sysfs/pages_registered)"
+equal 'nothing stays registered' "$before" "$(counted $sysfs pages_registered)"
 
 tap_done

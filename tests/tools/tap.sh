@@ -10,6 +10,20 @@ trap 'rm -rf "$tmp"' EXIT
 tap_n=0
 tap_failed=0
 
+# counted DIRECTORY FILE...: what statistics of the driver say, in one line. They are counted now
+# and then, and soon after somebody has asked: what is younger than we have waited is of after that.
+counted() {
+	local dir="$1" i=0
+	shift
+	cat "$dir/stats_age_ms" >/dev/null
+	sleep 0.2
+	until [ "$(cat "$dir/stats_age_ms")" -lt 200 ] || [ $i -ge 600 ]; do
+		sleep 0.1
+		i=$((i + 1))
+	done
+	(cd "$dir" && cat "$@" | xargs)
+}
+
 # ok WHAT STATUS: one line of TAP; what a failed check wrote is in $tmp/why.
 ok() {
 	tap_n=$((tap_n + 1))

@@ -18,7 +18,7 @@ sysfs=/sys/class/misc/ksm
 
 # values FILE...: of sysfs, in one line
 values() {
-	(cd $sysfs && cat "$@" | xargs)
+	counted $sysfs "$@"
 }
 
 # as USER COMMAND...: arguments without spaces

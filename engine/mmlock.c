@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * mmlock.c - how a scan gets the mmap lock of the process that it is about to look at
+ *
+ * A scan only tries: a process that holds its lock for long, or hangs while it does, delays the
+ * sharing of its own pages and of nobody else's. But where threads take it in turns there
+ * is always one that waits for it, and then a try fails every time. So kksmd, where the try
+ * failed, waits in the queue as everybody does, for a short time. Who lets it wait in vain,
+ * is stopped or out of CPU time, does so once: there is no waiting for anybody then for
+ * many times as long as that took.
+ *
+ * A kernel thread cannot wait for a lock with a time limit. It can wait until it gets a fatal
+ * signal, which is what its alarm sends; from users it takes none.
+ */
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+
+#include "../include/compat.h"
+#include "../include/scan.h"
+
+/* How long to wait; and for how long not to, in times that, after one in vain. */
+#define WAIT_MS		50
+#define VAIN_PART	10
+
+static void ring(struct timer_list *timer)
+{
+	struct ksmdev_scan *scan = container_of(timer, struct ksmdev_scan, alarm);
+
+	send_sig(SIGKILL, scan->waiter, 1);
+}
+
+/**
+ * mmlock_wait() - from here on, the calling thread waits for mmap locks
+ * @scan: the scanning context, which is the thread's alone
+ *
+ * Context: Kernel thread.
+ */
+void mmlock_wait(struct ksmdev_scan *scan)
+{
+	allow_kernel_signal(SIGKILL);
+	timer_setup(&scan->alarm, ring, 0);
+	scan->waiter = current;
+}
+
+static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
+{
+	bool locked;
+
+	mod_timer(&scan->alarm, jiffies + msecs_to_jiffies(WAIT_MS));
+	locked = !mmap_read_lock_killable(mm);
+	timer_delete_sync(&scan->alarm);
+	flush_signals(current);
+	return locked;
+}
+
+/**
+ * mmlock_get() - take the mmap lock of a process for reading, if that is possible soon
+ * @scan: the scanning context
+ * @mm: the process; its users are held
+ *
+ * Context: Process, no mmap lock held. In kksmd, sleeps for some ten milliseconds at most.
+ * Return: true if it was taken.
+ */
+bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm)
+{
+	bool locked;
+	u64 now;
+
+	if (mmap_read_trylock(mm))
+		return true;
+	now = ktime_get_ns();
+	if (scan->waiter != current || now < scan->in_vain_until)
+		return false;
+	locked = wait_for(scan, mm);
+	if (!locked)
+		scan->in_vain_until = ktime_get_ns() + VAIN_PART * (ktime_get_ns() - now);
+	return locked;
+}

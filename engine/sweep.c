@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * sweep.c - going over the shared pages: how many are there, and what is no more
+ *
+ * Nobody tells when a page that is shared loses a mapping, or the last one: fork, exit and
+ * copy-on-write are the kernel's. So all entries are gone over now and then, by a work item
+ * that does a little at a time; those whose page is gone are dropped, and what the others say is
+ * added up. The sums of the last round, and what is registered, are what statistics tell: to
+ * read them costs nothing, and makes nobody wait.
+ *
+ * A round is begun when another one has been asked for and the last one is as long ago as ten of
+ * it take; and without being asked when a second, and a hundred times as long, are over.
+ */
+#include <linux/ktime.h>
+#include <linux/mutex.h>
+#include <linux/workqueue.h>
+
+#include "../include/compat.h"
+#include "../include/shared.h"
+
+/* What one run of the work item, and a caller who cannot wait for it, goes over. */
+#define RUN_BLOCKS	64
+#define NOW_BLOCKS	4
+
+/* Parts of the time that rounds take: when they were asked for, and when not. */
+#define ASKED_PART	10
+#define IDLE_PART	100
+#define ASKED_MIN_NS	(2 * NSEC_PER_MSEC)
+#define IDLE_MIN_NS	NSEC_PER_SEC
+
+/**
+ * struct sums - what a round has found
+ * @shared: pages that are mapped
+ * @sharing: mappings of them beyond the first of each
+ * @singles: pages with one mapping
+ */
+struct sums {
+	unsigned long shared, sharing, singles;
+};
+
+/* The round that goes on, guarded by sweep_mutex; @begun: 0 between two rounds. */
+static DEFINE_MUTEX(sweep_mutex);
+static struct sums now;
+static unsigned long next_block;
+static ktime_t begun;
+static u64 worked;
+
+/* The last one, and what is told of all since the last that the work item did. */
+static DEFINE_SPINLOCK(last_lock);
+static struct sums last;
+static ktime_t last_begun, last_ended;
+static u64 last_worked;
+static bool asked;
+static struct told told;
+static ktime_t told_begun;
+
+static void sweep_work(struct work_struct *work);
+static DECLARE_DELAYED_WORK(sweep_later, sweep_work);
+
+static void add_one(struct shared_entry *entry, void *data)
+{
+	struct sums *sums = data;
+	unsigned int mapcount;
+
+	if (shared_drop_stale(entry))
+		return;
+	mapcount = ksmdev_kpage_mapcount(READ_ONCE(entry->page));
+	if (!mapcount)
+		return;
+	sums->shared++;
+	sums->sharing += mapcount - 1;
+	sums->singles += mapcount == 1;
+}
+
+static void publish(ktime_t end)
+{
+	spin_lock(&last_lock);
+	last = now;
+	last_begun = begun;
+	last_ended = end;
+	last_worked = worked;
+	spin_unlock(&last_lock);
+	begun = 0;
+}
+
+/* Go over some blocks. Return: true if the round has ended. */
+static bool sweep(unsigned int nr)
+{
+	ktime_t start = ktime_get();
+	bool more = true;
+
+	lockdep_assert_held(&sweep_mutex);
+	if (!begun) {
+		memset(&now, 0, sizeof(now));
+		next_block = 0;
+		worked = 0;
+		begun = start;
+		/* Whoever asks from now on asks for the next one. */
+		WRITE_ONCE(asked, false);
+	}
+	while (nr-- && more)
+		more = pool_visit(&next_block, add_one, &now);
+	worked += ktime_get() - start;
+	if (!more)
+		publish(ktime_get());
+	return !more;
+}
+
+/* When the next round may begin. */
+static ktime_t due(void)
+{
+	u64 pause;
+	ktime_t at;
+
+	spin_lock(&last_lock);
+	pause = asked ? max_t(u64, ASKED_MIN_NS, last_worked * ASKED_PART) :
+			max_t(u64, IDLE_MIN_NS, last_worked * IDLE_PART);
+	at = ktime_add_ns(last_ended, pause);
+	spin_unlock(&last_lock);
+	return at;
+}
+
+static void sweep_at(ktime_t at)
+{
+	s64 ns = ktime_to_ns(ktime_sub(at, ktime_get()));
+
+	mod_delayed_work(system_dfl_wq, &sweep_later, ns > 0 ? nsecs_to_jiffies(ns) + 1 : 0);
+}
+
+/* A round has ended: tell of it. */
+static void tell(void)
+{
+	struct told new = { };
+
+	regions_totals(&new.regions);
+	new.kernel_pages = shared_count();
+	new.metadata = new.regions.metadata + index_bytes() + shared_table_bytes() +
+		       pool_blocks() * PAGE_SIZE;
+	spin_lock(&last_lock);
+	new.shared = last.shared;
+	new.sharing = last.sharing;
+	told = new;
+	told_begun = last_begun;
+	spin_unlock(&last_lock);
+}
+
+static void sweep_work(struct work_struct *work)
+{
+	bool ended;
+
+	if (!READ_ONCE(begun)) {
+		regions_bury_dead();
+		regions_settle();
+	}
+	mutex_lock(&sweep_mutex);
+	ended = sweep(RUN_BLOCKS);
+	if (ended)
+		tell();
+	mutex_unlock(&sweep_mutex);
+	if (!ended)
+		sweep_at(ktime_add_ms(ktime_get(), 1));
+	else if (pool_used() || !regions_empty() || READ_ONCE(asked))
+		sweep_at(due());
+}
+
+static void sweep_ask(void)
+{
+	spin_lock(&last_lock);
+	asked = true;
+	spin_unlock(&last_lock);
+	/* Not while one goes on: it would be put off. */
+	if (!READ_ONCE(begun))
+		sweep_at(due());
+}
+
+/**
+ * sweep_some() - drop some entries whose page is gone
+ *
+ * Context: Process. Takes a tenth of a millisecond or so; waits for nobody.
+ */
+void sweep_some(void)
+{
+	if (!mutex_trylock(&sweep_mutex))
+		return;
+	sweep(NOW_BLOCKS);
+	mutex_unlock(&sweep_mutex);
+}
+
+/* A page that was mapped is no longer: its shared page may have one mapper, or none. */
+static atomic_t lost_mappers = ATOMIC_INIT(0);
+static unsigned long lost_looked = INITIAL_JIFFIES;
+
+/* Nobody tells when a process forks, exits or writes outside what is registered. */
+#define LOST_INTERVAL	(10 * HZ)
+
+/**
+ * shared_lost_mapper() - a slot that mapped a shared page no longer does
+ *
+ * Context: Any.
+ */
+void shared_lost_mapper(void)
+{
+	if (!atomic_read(&lost_mappers))
+		atomic_set(&lost_mappers, 1);
+}
+
+/**
+ * sweep_finds_singles() - is it time to look for shared pages that have one mapping
+ *
+ * Where there are few shared pages they are gone over at once; where there are many, what
+ * the last round has found is the answer.
+ *
+ * Context: Process. Waits for nobody.
+ * Return: true if there are some, and mappings were lost since the last call or it is long ago.
+ */
+bool sweep_finds_singles(void)
+{
+	/* When mappings were lost that no round has told of yet. */
+	static ktime_t lost_at;
+	bool singles;
+
+	if (atomic_xchg(&lost_mappers, 0) ||
+	    time_after(jiffies, READ_ONCE(lost_looked) + LOST_INTERVAL)) {
+		WRITE_ONCE(lost_looked, jiffies);
+		spin_lock(&last_lock);
+		lost_at = ktime_get();
+		spin_unlock(&last_lock);
+	}
+	if (!READ_ONCE(lost_at))
+		return false;
+	if (pool_blocks() <= NOW_BLOCKS && mutex_trylock(&sweep_mutex)) {
+		begun = 0;
+		sweep(NOW_BLOCKS + 1);
+		mutex_unlock(&sweep_mutex);
+	} else {
+		sweep_ask();
+	}
+	spin_lock(&last_lock);
+	singles = last.singles;
+	if (last_begun >= lost_at)
+		lost_at = 0;
+	spin_unlock(&last_lock);
+	return singles;
+}
+
+/**
+ * sweep_tell() - what is known of all that is registered and shared
+ * @copy: filled in
+ *
+ * Context: Any. Takes no time, and has the next round begin soon.
+ */
+void sweep_tell(struct told *copy)
+{
+	spin_lock(&last_lock);
+	*copy = told;
+	copy->age_ms = ktime_ms_delta(ktime_get(), told_begun);
+	spin_unlock(&last_lock);
+	sweep_ask();
+}
+
+/**
+ * sweep_exit() - no more rounds
+ *
+ * Context: Module exit; nobody asks any more. May sleep.
+ */
+void sweep_exit(void)
+{
+	cancel_delayed_work_sync(&sweep_later);
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * shared.h - the entries of the index of shared pages
+ *
+ *	pool.c	where they lie, one after the other, so that they can be gone over
+ *	shared.c	how one is found by a fingerprint
+ *	sweep.c	going over them: what is shared, and what is no more
+ */
+#ifndef KSMDEV_SHARED_H
+#define KSMDEV_SHARED_H
+
+#include <linux/rhashtable.h>
+
+#include "index.h"
+#include "mm.h"
+
+/**
+ * struct shared_entry - stands for one shared page
+ * @node: in the table
+ * @key: fingerprint, and above it the way
+ * @page: the page; holds no reference, see mm/kpage.c
+ *
+ * Its memory is an entry's, whosever, for as long as the RCU read lock is held.
+ */
+struct shared_entry {
+	struct rhash_head node;
+	u64 key;
+	struct page *page;
+};
+
+/*
+ * Ways from INDEX_TRIES on are not in the table: of a page that is full, or has a memory
+ * error; and of an entry that nobody uses.
+ */
+#define WAY_RETIRED	INDEX_TRIES
+#define WAY_FREE	(INDEX_TRIES + 1)
+
+static inline u64 shared_key(u32 fingerprint, u32 way)
+{
+	return (u64)way << 32 | fingerprint;
+}
+
+static inline u32 shared_way(const struct shared_entry *entry)
+{
+	return READ_ONCE(entry->key) >> 32;
+}
+
+/* engine/pool.c */
+struct shared_entry *pool_take(struct page *page);
+void pool_give(struct shared_entry *entry);
+unsigned int pool_visit(unsigned long *block, void (*visit)(struct shared_entry *entry, void *data),
+			void *data);
+unsigned long pool_used(void);
+unsigned long pool_blocks(void);
+
+/* engine/shared.c */
+bool shared_drop_stale(struct shared_entry *entry);
+
+/* engine/sweep.c */
+void sweep_some(void);
+void sweep_exit(void);
+
+#endif /* KSMDEV_SHARED_H */

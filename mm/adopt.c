@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * adopt.c - make a page that one process has for itself an ordinary one again
+ *
+ * There are two such. A shared page that one pte maps, as its other mappings are gone: it
+ * saves nothing and cannot be swapped out. And a stray: one that the kernel gave to the last
+ * process that mapped it, when that wrote to it; the kernel does not know that it is on no
+ * LRU list, and that its index is not its place in the mapping.
+ *
+ * Neither needs memory for that, nor a page fault: the page stays where it is, and gets what
+ * every anonymous page has.
+ */
+#include <linux/pagemap.h>
+
+#include "internal.h"
+
+/*
+ * An anonymous page that once was shared, by its index: that was a pointer into the kernel,
+ * which is no place in any mapping.
+ */
+static bool is_stray(struct page *page)
+{
+	return PageAnon(page) && !PageCompound(page) && !PageLRU(page) &&
+	       (long)page_folio(page)->index < 0;
+}
+
+/**
+ * ksmdev_is_stray() - is this a page for ksmdev_adopt()
+ * @page: an anonymous page that is no shared one; the caller holds a reference
+ *
+ * Context: Any.
+ * Return: true if so.
+ */
+bool ksmdev_is_stray(struct page *page)
+{
+	return is_stray(page);
+}
+
+/* The page is locked, and this pte is its only mapping. */
+static void adopt(struct vm_area_struct *vma, unsigned long addr, struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	/* As the kernel does for the last one that maps a page and writes to it. */
+	if (!PageAnonExclusive(page))
+		SetPageAnonExclusive(page);
+	/* Or reclaim, after MADV_FREE in a process that is gone, could drop it. */
+	SetPageDirty(page);
+	WRITE_ONCE(folio->index, linear_page_index(vma, addr));
+	WRITE_ONCE(folio->mapping, (void *)vma->anon_vma + FOLIO_MAPPING_ANON);
+	folio_add_lru(folio);
+}
+
+/**
+ * ksmdev_adopt() - give a page that only this pte maps to its mapping
+ * @vma: the mapping
+ * @addr: the page's address in it
+ * @held: the caller holds a reference to it
+ * @to: the active memory cgroup, that of the mapping's process
+ * @from: set to the one that has paid for it, which may not map it at all, with a reference;
+ *	or NULL
+ *
+ * Context: mmap read lock held. Takes the page table's lock. Does not sleep.
+ * Return: 0; -ESTALE if there is no such page; -EBUSY if somebody else holds it; -ENOMEM if
+ * another cgroup pays for it, and that of the process has no room.
+ */
+int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, bool held,
+		 struct mem_cgroup *to, struct mem_cgroup **from)
+{
+	struct ksmdev_table table;
+	struct page *page;
+	int err = -ESTALE;
+	pte_t pte;
+
+	*from = NULL;
+	if (!vma->anon_vma)
+		return err;
+	ksmdev_table_lock(vma, addr, &table);
+	if (!table.pte)
+		goto out;
+	pte = ptep_get(ksmdev_pte(&table, addr));
+	if (!pte_present(pte) || pte_special(pte) || compat_pte_devmap(pte))
+		goto out;
+	page = pte_page(pte);
+	if ((!ksmdev_is_kpage(page) && !is_stray(page)) || ksmdev_kpage_mapcount(page) != 1 ||
+	    PageHWPoison(page))
+		goto out;
+	err = -EBUSY;
+	/* With the page locked nobody takes a reference to map it: see ksmdev_kpage_get(). */
+	if (trylock_page(page)) {
+		if (page_ref_count(page) == 1 + held)
+			err = ksmdev_recharge(page_folio(page), to, from);
+		if (!err)
+			adopt(vma, addr, page);
+		unlock_page(page);
+	}
+out:
+	ksmdev_table_unlock(&table);
+	return err;
+}

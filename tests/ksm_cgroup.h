@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * ksm_cgroup.h - memory cgroups (version 2), for tests of who pays, and for what
+ */
+#ifndef KSM_CGROUP_H
+#define KSM_CGROUP_H
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "ksm_util.h"
+
+#define KSM_CGROUPS "/sys/fs/cgroup"
+
+/* A number from a group's file; with a key, that behind it. */
+static inline long ksm_cgroup_read(const char *group, const char *file, const char *key)
+{
+	char path[128], line[256];
+	long value = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), KSM_CGROUPS "/%s/%s", group, file);
+	f = fopen(path, "re");
+	if (!f)
+		ksm_die("cannot open %s: %s; boot with the memory controller", path,
+			strerror(errno));
+	while (value < 0 && fgets(line, sizeof(line), f)) {
+		size_t len = key ? strlen(key) : 0;
+
+		if (!key)
+			value = strtol(line, NULL, 10);
+		else if (!strncmp(line, key, len) && line[len] == ' ')
+			value = strtol(line + len + 1, NULL, 10);
+	}
+	fclose(f);
+	if (value < 0)
+		ksm_die("%s has no %s", path, key ? key : "number");
+	return value;
+}
+
+/* -1 is "max". */
+static inline void ksm_cgroup_write(const char *group, const char *file, long value)
+{
+	char path[128], text[32] = "max";
+	int err;
+
+	snprintf(path, sizeof(path), KSM_CGROUPS "/%s/%s", group, file);
+	if (value >= 0)
+		snprintf(text, sizeof(text), "%ld", value);
+	err = ksm_write_file(path, text);
+	if (err)
+		ksm_die("cannot write %s to %s: %s", text, path, strerror(-err));
+}
+
+/* What is charged still keeps a group of an earlier test, out of sight. */
+static inline void ksm_cgroup_make(const char *group)
+{
+	char path[128];
+
+	ksm_write_file(KSM_CGROUPS "/cgroup.subtree_control", "+memory");
+	snprintf(path, sizeof(path), KSM_CGROUPS "/%s", group);
+	rmdir(path);
+	if (mkdir(path, 0755))
+		ksm_die("cannot make %s: %s", path, strerror(errno));
+}
+
+static inline void ksm_cgroup_remove(const char *group)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), KSM_CGROUPS "/%s", group);
+	rmdir(path);
+}
+
+#endif /* KSM_CGROUP_H */

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * neighbours_test.c - what one tenant does hurts no other
+ *
+ * Tenants are memory cgroups, whose processes may be killed as any other's: what is merged, or
+ * given back, must not be what has them killed, put to sleep, or left out.
+ */
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "ksm_cgroup.h"
+#include "ksm_harness.h"
+
+#define MIB	(1UL << 20)
+#define PAGES(mib) ((mib) * MIB / PGSZ)
+
+#define GROUP	"ksm-tenant"
+#define OTHER	"ksm-other"
+
+FIXTURE(tenants)
+{
+	struct ksm k;
+	struct ksm_child c[4];
+	int nr;
+};
+
+FIXTURE_SETUP(tenants)
+{
+	ksm_begin(&self->k);
+	ASSERT_TRUE(ksm_wait_stat("kernel_pages", 0));
+	ksm_cgroup_make(GROUP);
+	ksm_cgroup_make(OTHER);
+	self->nr = 0;
+}
+
+FIXTURE_TEARDOWN(tenants)
+{
+	ksm_stop(self->k.dev);
+	for (int i = 0; i < self->nr; i++)
+		if (self->c[i].pid > 0)
+			ksm_kill(&self->c[i]);
+	ksm_finish(&self->k);
+	ksm_cgroup_remove(GROUP);
+	ksm_cgroup_remove(OTHER);
+}
+
+/* A process in a group, or in none, that has filled and registered memory. */
+static struct ksm_child *tenant(struct ksm *k, struct ksm_child *c, int *nr, const char *group,
+				char *mem, size_t n, int seed)
+{
+	c += (*nr)++;
+	ksm_spawn(c);
+	if (group)
+		ksm_cgroup_write(group, "cgroup.procs", c->pid);
+	ksm_call(c, ksm_fn_fill, mem, n, seed);
+	if (ksm_call(c, ksm_fn_area_register, k->dev, mem, n) < 0)
+		ksm_die("a tenant cannot register its memory");
+	return c;
+}
+
+#define TENANT(group, mem, n, seed) \
+	tenant(&self->k, self->c, &self->nr, group, mem, n, seed)
+
+static bool alive(const struct ksm_child *c)
+{
+	siginfo_t info = { 0 };
+
+	return !waitid(P_PID, c->pid, &info, WEXITED | WNOHANG | WNOWAIT) && !info.si_pid;
+}
+
+/* One byte of each page. */
+static long fn_touch(long addr, long npages, long value, long unused)
+{
+	(void)unused;
+	for (long i = 0; i < npages; i++)
+		((volatile char *)addr)[i * PGSZ] = value;
+	return 0;
+}
+
+/* New memory, which stays. */
+static long fn_more(long npages, long unused, long unused2, long unused3)
+{
+	char *mem = mmap(NULL, npages * PGSZ, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	if (mem == MAP_FAILED)
+		return -errno;
+	return fn_touch((long)mem, npages, 1, 0);
+}
+
+/*
+ * Two processes fit into their group's limit together, before they are merged and after all of it
+ * was written again, though nobody scans meanwhile.
+ */
+TEST_F(tenants, wave_of_writes)
+{
+	const size_t n = PAGES(24);
+	char *mem = ksm_mmap(n);
+	struct ksm_child *a = TENANT(GROUP, mem, n, 1), *b = TENANT(GROUP, mem, n, 1);
+
+	ksm_merge_all(&self->k);
+	ASSERT_EQ(n, ksm_same_frames(a->pid, mem, b->pid, mem, n));
+	ksm_cgroup_write(GROUP, "memory.max", 60 * MIB);
+	ksm_cgroup_write(GROUP, "memory.swap.max", 0);
+	ksm_call_start(a, fn_touch, (long)mem, n, 1, 0);
+	ksm_call_start(b, fn_touch, (long)mem, n, 2, 0);
+	ksm_call_finish(a);
+	ksm_call_finish(b);
+	EXPECT_EQ(0, ksm_cgroup_read(GROUP, "memory.events", "oom_kill"));
+	EXPECT_GE(60 * (long)MIB, ksm_cgroup_read(GROUP, "memory.current", NULL));
+	EXPECT_TRUE(alive(a) && alive(b));
+}
+
+/*
+ * What one process is the last to map becomes its own again only where its group has room for it:
+ * nobody is killed for what another one has left.
+ */
+TEST_F(tenants, last_one_in_a_full_group)
+{
+	const size_t n = PAGES(16);
+	char *mem = ksm_mmap(n);
+	struct ksm_child *a = TENANT(GROUP, mem, n, 1), *b;
+
+	ksm_passes(&self->k, 2);
+	b = TENANT(NULL, mem, n, 1);
+	ksm_merge_all(&self->k);
+	ASSERT_EQ(n, ksm_same_frames(a->pid, mem, b->pid, mem, n));
+	/* Others pay for it, so there is room for more; then there is none. */
+	EXPECT_GE((long)(n * PGSZ) / 2, ksm_cgroup_read(GROUP, "memory.current", NULL));
+	ksm_cgroup_write(GROUP, "memory.max", 40 * MIB);
+	ksm_cgroup_write(GROUP, "memory.swap.max", 0);
+	ASSERT_EQ(0, ksm_call(a, fn_more, PAGES(32), 0, 0));
+	ksm_kill(b);
+	ASSERT_EQ(0, ksm_start(self->k.dev, 5000, 0, 0));
+	sleep(3);
+	EXPECT_TRUE(alive(a));
+	EXPECT_EQ(0, ksm_cgroup_read(GROUP, "memory.events", "oom_kill"));
+	EXPECT_GE(40 * (long)MIB, ksm_cgroup_read(GROUP, "memory.current", NULL));
+	EXPECT_EQ(0, ksm_call(a, ksm_fn_wrong, mem, n, 1));
+	/* With room again it is its own, and paid for. */
+	ksm_cgroup_write(GROUP, "memory.max", -1);
+	EXPECT_TRUE(ksm_wait_stat("pages_shared", 0));
+	EXPECT_LE(44 * (long)MIB, ksm_cgroup_read(GROUP, "memory.current", NULL));
+	EXPECT_EQ(0, ksm_call(a, ksm_fn_wrong, mem, n, 1));
+}
+
+/* A group beyond its memory.high puts nobody to sleep but itself. */
+TEST_F(tenants, one_is_over_its_high_limit)
+{
+	const size_t n = PAGES(16);
+	char *mem = ksm_mmap(n);
+	double end = ksm_now() + KSM_PATIENCE;
+	struct ksm_child *a, *b;
+
+	TENANT(GROUP, mem, n, 1);
+	TENANT(GROUP, mem, n, 1);
+	ksm_cgroup_write(GROUP, "memory.swap.max", 0);
+	ksm_cgroup_write(GROUP, "memory.high", 8 * MIB);
+	a = TENANT(OTHER, mem, n, 2);
+	b = TENANT(OTHER, mem, n, 2);
+	ASSERT_EQ(0, ksm_start(self->k.dev, 5000, 0, 20));
+	while (ksm_same_frames(a->pid, mem, b->pid, mem, n) < n && ksm_now() < end)
+		usleep(100000);
+	EXPECT_EQ(n, ksm_same_frames(a->pid, mem, b->pid, mem, n));
+	/* And the kernel thread stops at once. */
+	end = ksm_now();
+	ASSERT_EQ(0, ksm_stop(self->k.dev));
+	TH_LOG("stopped after %.3f s", ksm_now() - end);
+	EXPECT_EQ(0, ksm_cgroup_read(OTHER, "memory.events", "high"));
+}
+
+static _Atomic bool busy_stop;
+
+static void *busy_main(void *arg)
+{
+	(void)arg;
+	while (!busy_stop) {
+		char *p = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			       -1, 0);
+
+		if (p == MAP_FAILED)
+			break;
+		p[0] = p[MIB - PGSZ] = 1;
+		munmap(p, MIB);
+	}
+	return NULL;
+}
+
+static long fn_busy(long threads, long unused, long unused2, long unused3)
+{
+	pthread_t id;
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	while (threads--)
+		if (pthread_create(&id, NULL, busy_main, NULL))
+			return -errno;
+	return 0;
+}
+
+/* Threads that take the mmap lock in turns, so that it is never free, are waited for. */
+TEST_F(tenants, one_maps_and_unmaps_all_the_time)
+{
+	const size_t n = PAGES(8);
+	char *mem = ksm_mmap(n);
+	struct ksm_child *a = TENANT(NULL, mem, n, 1), *b = TENANT(NULL, mem, n, 1);
+	double begin, end = ksm_now() + KSM_PATIENCE;
+	size_t same;
+
+	ASSERT_EQ(0, ksm_call(b, fn_busy, 4, 0, 0));
+	begin = ksm_now();
+	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 20, 1));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 20));
+	do {
+		usleep(200000);
+		same = ksm_same_frames(a->pid, mem, b->pid, mem, n);
+	} while (same < n && ksm_now() < end);
+	TH_LOG("%zu of %zu shared after %.1f s", same, n, ksm_now() - begin);
+	EXPECT_EQ(n, same);
+	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 1));
+}
+
+TEST_HARNESS_MAIN
