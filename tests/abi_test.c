@@ -3,7 +3,7 @@
  * abi_test.c - the ioctls of every published version, their errors, who may
  * call them, the life of the fds, sysfs and fdinfo
  *
- * Built twice: abi_test for 64 bits and abi32_test with -m32, which goes
+ * Built twice: abi_test for 64 bits and abi32_test for 32, which goes
  * through the kernel's compat entry. Each refused call is followed by a look at
  * all counters and settings, because an error that changed something is none.
  */

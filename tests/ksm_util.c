@@ -7,7 +7,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
 #include <linux/loop.h>
 #include <linux/mempolicy.h>
 #include <linux/userfaultfd.h>
@@ -1061,19 +1060,6 @@ int ksm_open_kvm(void)
 	if (fd < 0)
 		ksm_die("cannot open /dev/kvm: %s", strerror(errno));
 	return fd;
-}
-
-void ksm_add_guest_memory(int vm, int slot, uint64_t guest, void *host, size_t size)
-{
-	struct kvm_userspace_memory_region region = {
-		.slot = slot,
-		.guest_phys_addr = guest,
-		.memory_size = size,
-		.userspace_addr = (uintptr_t)host,
-	};
-
-	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
-		ksm_die("KVM_SET_USER_MEMORY_REGION: %s", strerror(errno));
 }
 
 /* ---- other processes ---- */

@@ -272,8 +272,6 @@ void ksm_uffd_protect(int fd, void *addr, size_t npages);
 
 /* Load the module and open /dev/kvm; dies if it cannot. */
 int ksm_open_kvm(void);
-/* Dies if it cannot. */
-void ksm_add_guest_memory(int vm, int slot, uint64_t guest, void *host, size_t size);
 
 /* ---- other processes ---- */
 

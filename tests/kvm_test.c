@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "ksm_harness.h"
+#include "ksm_kvm.h"
 
 #define N 64
 #define GUEST_CODE 0x1000UL

@@ -14,7 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
-#include "../ksm_util.h"
+#include "../ksm_kvm.h"
 #include "guest.h"
 #include "scanner.h"
 
