@@ -47,7 +47,7 @@ module: $(KDIR)/Makefile
 	mkdir -p $(OUT)
 	cp -pu --parents $(MODULE_SOURCES) $(OUT)/
 	+$(KMAKE) M=$(abspath $(OUT)) W=1 EXTRA_SYMBOL=$(EXTRA_SYMBOL) RACE_DELAY=$(RACE_DELAY) \
-		$(MODULE_FLAGS) modules
+		ALLOW_UNKNOWN_KERNEL=$(ALLOW_UNKNOWN_KERNEL) $(MODULE_FLAGS) modules
 	$(CHECK_BRANCHES) $(OUT)
 
 # For the kernels of make check
