@@ -9,7 +9,8 @@
 #	make demo-guests	KVM guests in that VM share their memory (SCENE=, KERNEL=)
 #	make check		build and test everything on the stock kernels that matter most
 #	make module-NAME	build/NAME/ksmdev.ko for a kernel of scripts/kernels.list
-#	make check-debug	the same tests on a kernel with all its debugging on
+#	make check-debug	the same tests on kernels with all their debugging on (KERNEL=debug-7.3: on
+#				that alone)
 #	make check-kernels	all tests on every kernel of scripts/kernels.list, and a table
 #	make check-guests	the long tests with KVM guests, on 6.1 and 6.12 (SECONDS=N: longer)
 #	make bench		against the kernel's ksmd (QUICK=1: in four minutes; KERNEL=)
@@ -61,7 +62,7 @@ modules: $(KERNELS:%=module-%) $(FULL:%=missing-%) $(FULL:%=notifier-%) \
 module-for = $(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) KMAKE='scripts/kernel make $*'
 
 module-%: setup-%
-	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug,$*)
+	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*)
 
 # Wants a function that no kernel has: for the test that it is refused.
 missing-%: module-%
@@ -126,7 +127,7 @@ check-kernels: setup
 
 PHONY += check-debug
 check-debug: setup-debug
-	@tests/debug/check
+	@tests/debug/check $(KERNEL:%=-k %)
 
 # Both kernels side by side: an emulated VM for guests has one CPU.
 PHONY += check-guests
