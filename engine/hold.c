@@ -17,7 +17,7 @@
  * A scan waits before its visit of a page table, with nothing held. What it does to others'
  * page tables meanwhile (candidates) is noted and makes those rest later.
  *
- * The mmap lock is fair: a writer that waits is next, and scans only try to get it. Holds
+ * The mmap lock is fair: a writer that waits is next, and scans try to get it, or queue. Holds
  * of several scans at a time count once, or many threads could not share one large process.
  */
 #include <linux/hash.h>

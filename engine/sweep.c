@@ -163,14 +163,17 @@ static void sweep_work(struct work_struct *work)
 		sweep_at(due());
 }
 
+/* Have a round begin soon, for somebody who reads statistics. */
 static void sweep_ask(void)
 {
 	spin_lock(&last_lock);
 	asked = true;
 	spin_unlock(&last_lock);
-	/* Not while one goes on: it would be put off. */
 	if (!READ_ONCE(begun))
 		sweep_at(due());
+	/* One goes on. Who has begun it may not have been the work item. */
+	else if (!delayed_work_pending(&sweep_later))
+		sweep_at(ktime_get());
 }
 
 /**
