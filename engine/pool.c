@@ -81,7 +81,7 @@ static struct shared_entry *take_from(struct block *block)
 
 /**
  * pool_take() - an entry for a shared page
- * @page: the page
+ * @page: the page, which is the entry's from then on; the caller holds a reference
  *
  * Context: Any.
  * Return: the entry, which is not in the table yet; NULL if there is no memory.
@@ -95,7 +95,9 @@ struct shared_entry *pool_take(struct page *page)
 		if (!list_empty(&partial)) {
 			entry = take_from(list_first_entry(&partial, struct block, partial));
 			WRITE_ONCE(entry->page, page);
-			WRITE_ONCE(entry->key, shared_key(0, WAY_RETIRED));
+			ksmdev_kpage_set_owner(page, entry);
+			/* From here on a sweep finds it, and asks the page if it is alive. */
+			smp_store_release(&entry->key, shared_key(0, WAY_RETIRED));
 		}
 		spin_unlock(&pool_lock);
 	} while (!entry && add_block());

@@ -97,8 +97,11 @@ bool shared_drop_stale(struct shared_entry *entry)
 	spin_lock(&shared_lock);
 	drop = shared_way(entry) != WAY_FREE && is_stale(entry);
 	if (drop) {
-		if (ksmdev_kpage_alive(entry->page, entry))
+		/* One with a memory error. */
+		if (ksmdev_kpage_alive(entry->page, entry)) {
+			ksmdev_kpage_set_owner(entry->page, NULL);
 			ksmdev_kpage_forget(entry->page);
+		}
 		drop_locked(entry);
 	}
 	spin_unlock(&shared_lock);
@@ -117,8 +120,13 @@ static void retire_locked(struct shared_entry *entry)
 
 static void shared_retire(struct page *page)
 {
+	struct shared_entry *entry;
+
 	spin_lock(&shared_lock);
-	retire_locked(ksmdev_kpage_owner(page));
+	/* None, if it has a memory error and was dropped meanwhile. */
+	entry = ksmdev_kpage_owner(page);
+	if (entry)
+		retire_locked(entry);
 	spin_unlock(&shared_lock);
 }
 
@@ -318,12 +326,12 @@ struct page *shared_create(struct mm_struct *mm, struct page *from)
 			put_page(page);
 		return NULL;
 	}
-	ksmdev_kpage_set_owner(page, entry);
 	in_table = insert(entry, index_fingerprint(page));
 	if (in_table == page)
 		return page;
-	put_page(page);
+	/* Without our reference a sweep may drop the entry, too. */
 	rcu_read_lock();
+	put_page(page);
 	shared_drop_stale(entry);
 	rcu_read_unlock();
 	return in_table;

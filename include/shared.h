@@ -42,7 +42,8 @@ static inline u64 shared_key(u32 fingerprint, u32 way)
 
 static inline u32 shared_way(const struct shared_entry *entry)
 {
-	return READ_ONCE(entry->key) >> 32;
+	/* Who finds an entry in use finds its page. Pairs with pool_take(). */
+	return smp_load_acquire(&entry->key) >> 32;
 }
 
 /* engine/pool.c */
