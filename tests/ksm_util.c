@@ -211,25 +211,30 @@ bool ksm_wait_no_regions(const struct ksm *k)
 	return false;
 }
 
-static long long read_stat(const char *name)
+static int open_stat(const char *name)
 {
-	char path[128], buf[64], *end;
-	ssize_t len;
-	long long value;
+	char path[128];
 	int fd;
 
 	snprintf(path, sizeof(path), SYSFS_DIR "/%s", name);
-	fd = open(path, O_RDONLY);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		ksm_die("cannot open %s: %s; load ksmdev.ko", path, strerror(errno));
-	len = read(fd, buf, sizeof(buf) - 1);
-	close(fd);
+	return fd;
+}
+
+static long long read_stat(int fd, const char *name)
+{
+	char buf[64], *end;
+	long long value;
+	ssize_t len = pread(fd, buf, sizeof(buf) - 1, 0);
+
 	if (len <= 0)
-		ksm_die("cannot read %s: %s; see the kernel log", path, strerror(errno));
+		ksm_die("cannot read %s: %s; see the kernel log", name, strerror(errno));
 	buf[len] = '\0';
 	value = strtoll(buf, &end, 10);
 	if (end == buf || *end != '\n')
-		ksm_die("%s holds \"%s\" and not one number; mend the driver", path, buf);
+		ksm_die("%s holds \"%s\" and not one number; mend the driver", name, buf);
 	return value;
 }
 
@@ -248,21 +253,40 @@ static bool is_told_at_once(const char *name)
 	return false;
 }
 
-long long ksm_stat(const char *name)
+/*
+ * One file is asked again and again: each one that is opened takes a page, which KASAN keeps for
+ * a long time, and tests that look at free memory miss it.
+ */
+static void wait_until_counted(const char *name)
 {
-	double asked = ksm_now(), now;
+	const double asked = ksm_now();
+	int fd = open_stat("stats_age_ms");
 	long long age;
+	double now;
 
-	while (!is_told_at_once(name)) {
+	for (;;) {
 		now = ksm_now();
-		age = read_stat("stats_age_ms");
+		age = read_stat(fd, "stats_age_ms");
 		if ((now - asked) * 1000 > age + 1)
 			break;
 		if (now > asked + KSM_PATIENCE)
 			ksm_die("%s was counted %lld ms ago and is not again", name, age);
 		usleep(2000);
 	}
-	return read_stat(name);
+	close(fd);
+}
+
+long long ksm_stat(const char *name)
+{
+	long long value;
+	int fd;
+
+	if (!is_told_at_once(name))
+		wait_until_counted(name);
+	fd = open_stat(name);
+	value = read_stat(fd, name);
+	close(fd);
+	return value;
 }
 
 double ksm_now(void)
