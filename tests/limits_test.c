@@ -307,8 +307,12 @@ TEST_F(limit, room_is_found)
 	for (int round = 0; round < 20; round++) {
 		ksm_fill(mem, n, round);
 		ksm_fill(mem + n * PGSZ, n, round);
-		ASSERT_EQ(0, ksm_merge_range(self->area, mem, 2 * n, &merged));
-		EXPECT_EQ(2 * n, merged);
+		/* Once more, should somebody just have been counting. */
+		for (int i = 0; i < 100 && ksm_same_frames(0, mem, 0, mem + n * PGSZ, n) < n; i++) {
+			ASSERT_EQ(0, ksm_merge_range(self->area, mem, 2 * n, &merged));
+			usleep(i * 1000);
+		}
+		EXPECT_EQ(n, ksm_same_frames(0, mem, 0, mem + n * PGSZ, n));
 	}
 }
 
