@@ -15,7 +15,6 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 
-#include "../include/compat.h"
 #include "../include/scan.h"
 
 /* How long to wait; and for how long not to, in times that, after one in vain. */

@@ -16,7 +16,6 @@
 #include "../include/compat.h"
 #include "../include/engine.h"
 #include "../include/hold.h"
-#include "../include/index.h"
 #include "../include/mm.h"
 #include "../include/region.h"
 

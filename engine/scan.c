@@ -55,7 +55,6 @@ static unsigned int adopt_some(struct ksmdev_scan *scan, struct chunk *chunk, un
 {
 	struct mm_struct *mm = chunk->region->mm;
 	unsigned int end = min(scan->nr_single, i + MERGE_BATCH);
-	struct mem_cgroup *payer;
 	struct charge charge;
 	u64 since;
 
@@ -72,9 +71,7 @@ static unsigned int adopt_some(struct ksmdev_scan *scan, struct chunk *chunk, un
 		if (!vma || !ksmdev_mergeable(vma))
 			continue;
 		/* It may have got company in this very piece. */
-		err = ksmdev_adopt(vma, addr, page_here(scan, slot), charge.memcg, &payer);
-		if (payer)
-			mem_cgroup_put(payer);
+		err = charge_adopt(&charge, vma, addr, page_here(scan, slot));
 		trace_ksmdev_unmerge(mm, addr, err);
 		if (!err && chunk->slots[slot].state == SLOT_SHARED)
 			chunk_remap(chunk, slot, SLOT_NONE);

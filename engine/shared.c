@@ -98,10 +98,8 @@ bool shared_drop_stale(struct shared_entry *entry)
 	drop = shared_way(entry) != WAY_FREE && is_stale(entry);
 	if (drop) {
 		/* One with a memory error. */
-		if (ksmdev_kpage_alive(entry->page, entry)) {
-			ksmdev_kpage_set_owner(entry->page, NULL);
+		if (ksmdev_kpage_alive(entry->page, entry))
 			ksmdev_kpage_forget(entry->page);
-		}
 		drop_locked(entry);
 	}
 	spin_unlock(&shared_lock);

@@ -11,7 +11,6 @@
 #include <linux/device.h>
 #include <linux/seq_file.h>
 #include <linux/sched/mm.h>
-#include <linux/slab.h>
 #include <linux/sysfs.h>
 
 #include "../include/engine.h"

@@ -72,12 +72,12 @@ static void add_one(struct shared_entry *entry, void *data)
 	sums->singles += mapcount == 1;
 }
 
-static void publish(ktime_t end)
+static void publish(void)
 {
 	spin_lock(&last_lock);
 	last = now;
 	last_begun = begun;
-	last_ended = end;
+	last_ended = ktime_get();
 	last_worked = worked;
 	spin_unlock(&last_lock);
 	begun = 0;
@@ -102,7 +102,7 @@ static bool sweep(unsigned int nr)
 		more = pool_visit(&next_block, add_one, &now);
 	worked += ktime_get() - start;
 	if (!more)
-		publish(ktime_get());
+		publish();
 	return !more;
 }
 

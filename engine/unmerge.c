@@ -32,7 +32,6 @@ static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma, u64 si
 			 unsigned long start, unsigned long end, unsigned long *stop)
 {
 	struct ksmdev_look found[UNMERGE_BATCH];
-	struct mem_cgroup *payer;
 	unsigned int i, nr = 0;
 	struct charge charge;
 	int err = 0;
@@ -51,9 +50,7 @@ static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma, u64 si
 		if (!is_merged(&found[i], slot))
 			continue;
 		/* The last one that is left to map a page may keep it. */
-		err = ksmdev_adopt(vma, start, false, charge.memcg, &payer);
-		if (payer)
-			mem_cgroup_put(payer);
+		err = charge_adopt(&charge, vma, start, false);
 		if (err)
 			err = ksmdev_unshare(vma, start);
 		trace_ksmdev_unmerge(vma->vm_mm, start, err);

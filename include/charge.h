@@ -12,6 +12,8 @@
 #include <linux/memcontrol.h>
 #include <linux/sched/mm.h>
 
+#include "mm.h"
+
 /*
  * What a process makes us allocate is accounted and may fail: at a cgroup's limit,
  * too, where without __GFP_NORETRY one of its processes would be killed.
@@ -65,6 +67,27 @@ static inline void charge_end(struct charge *charge)
 #endif
 	set_active_memcg(charge->old);
 	mem_cgroup_put(charge->memcg);
+}
+
+/**
+ * charge_adopt() - give a page that only one pte maps to its process, which pays from then on
+ * @charge: begun for the mapping's process
+ * @vma: the mapping
+ * @addr: the page's address in it
+ * @held: the caller holds a reference to it
+ *
+ * Context: mmap read lock held.
+ * Return: as ksmdev_adopt().
+ */
+static inline int charge_adopt(struct charge *charge, struct vm_area_struct *vma,
+			       unsigned long addr, bool held)
+{
+	struct mem_cgroup *payer;
+	int err = ksmdev_adopt(vma, addr, held, charge->memcg, &payer);
+
+	if (payer)
+		mem_cgroup_put(payer);
+	return err;
 }
 
 #endif /* KSMDEV_CHARGE_H */

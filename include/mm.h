@@ -12,6 +12,8 @@
 #include <linux/mmu_notifier.h>
 #include <linux/pgtable.h>
 
+struct mem_cgroup;
+
 /**
  * enum ksmdev_kind - what a pte maps, as far as merging is concerned
  * @KSMDEV_NONE: nothing that can be merged
@@ -195,7 +197,6 @@ int ksmdev_unshare(struct vm_area_struct *vma, unsigned long addr);
 
 /* Pages that are nobody else's. mm/adopt.c */
 bool ksmdev_is_stray(struct page *page);
-struct mem_cgroup;
 int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, bool held,
 		 struct mem_cgroup *to, struct mem_cgroup **from);
 

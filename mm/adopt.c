@@ -14,26 +14,19 @@
 
 #include "internal.h"
 
-/*
- * An anonymous page that once was shared, by its index: that was a pointer into the kernel,
- * which is no place in any mapping.
- */
-static bool is_stray(struct page *page)
-{
-	return PageAnon(page) && !PageCompound(page) && !PageLRU(page) &&
-	       (long)page_folio(page)->index < 0;
-}
-
 /**
- * ksmdev_is_stray() - is this a page for ksmdev_adopt()
- * @page: an anonymous page that is no shared one; the caller holds a reference
+ * ksmdev_is_stray() - is this an anonymous page that once was shared
+ * @page: a page that is no shared one; referenced, or mapped under its page table's lock
+ *
+ * Its index tells: that was a pointer into the kernel, which is no place in any mapping.
  *
  * Context: Any.
- * Return: true if so.
+ * Return: true if so: it is one for ksmdev_adopt().
  */
 bool ksmdev_is_stray(struct page *page)
 {
-	return is_stray(page);
+	return PageAnon(page) && !PageCompound(page) && !PageLRU(page) &&
+	       (long)page_folio(page)->index < 0;
 }
 
 /* The page is locked, and this pte is its only mapping. */
@@ -82,8 +75,8 @@ int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, bool held,
 	if (!pte_present(pte) || pte_special(pte) || compat_pte_devmap(pte))
 		goto out;
 	page = pte_page(pte);
-	if ((!ksmdev_is_kpage(page) && !is_stray(page)) || ksmdev_kpage_mapcount(page) != 1 ||
-	    PageHWPoison(page))
+	if ((!ksmdev_is_kpage(page) && !ksmdev_is_stray(page)) ||
+	    ksmdev_kpage_mapcount(page) != 1 || PageHWPoison(page))
 		goto out;
 	err = -EBUSY;
 	/* With the page locked nobody takes a reference to map it: see ksmdev_kpage_get(). */

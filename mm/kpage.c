@@ -269,12 +269,13 @@ int ksmdev_kpage_get(struct page *page, const void *owner)
 
 /**
  * ksmdev_kpage_forget() - the index is about to forget a shared page that lives on
- * @page: the page
+ * @page: the page, which is nobody's from then on
  *
  * Context: Any.
  */
 void ksmdev_kpage_forget(struct page *page)
 {
+	ksmdev_kpage_set_owner(page, NULL);
 	WRITE_ONCE(left_behind, true);
 }
 

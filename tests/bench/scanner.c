@@ -142,14 +142,7 @@ static void set_in(const char *dir, const char *name, const char *value)
 
 double ksmdev_stat(const char *name)
 {
-	const double asked = now();
-	double passed;
-
-	/* It is counted now and then, and soon after somebody has asked. */
-	do {
-		passed = (now() - asked) * 1000;
-	} while (stat_in(KSMDEV_DIR, "stats_age_ms") + 1 >= passed && !usleep(1000));
-	return stat_in(KSMDEV_DIR, name);
+	return ksm_stat(name);
 }
 
 void read_counters(const struct scanner *scanner, double values[MAX_COUNTERS])
