@@ -276,17 +276,20 @@ static void wait_until_counted(const char *name)
 	close(fd);
 }
 
-long long ksm_stat(const char *name)
+long long ksm_stat_told(const char *name)
 {
-	long long value;
-	int fd;
+	int fd = open_stat(name);
+	long long value = read_stat(fd, name);
 
-	if (!is_told_at_once(name))
-		wait_until_counted(name);
-	fd = open_stat(name);
-	value = read_stat(fd, name);
 	close(fd);
 	return value;
+}
+
+long long ksm_stat(const char *name)
+{
+	if (!is_told_at_once(name))
+		wait_until_counted(name);
+	return ksm_stat_told(name);
 }
 
 double ksm_now(void)

@@ -104,6 +104,8 @@ bool ksm_wait_no_regions(const struct ksm *k);
 
 /* The value of /sys/class/misc/ksm/NAME. */
 long long ksm_stat(const char *name);
+/* What the file says, which may have been counted a while ago. */
+long long ksm_stat_told(const char *name);
 /*
  * Wait until it is @value, for what happens in the background (shared pages that
  * nobody maps any more are freed a moment later); false after KSM_PATIENCE.
