@@ -70,7 +70,7 @@ static unsigned int adopt_some(struct ksmdev_scan *scan, struct chunk *chunk, un
 
 		if (!vma || !ksmdev_mergeable(vma))
 			continue;
-		/* It may have got company in this very piece. */
+		/* What was found here may have been merged in this very piece. */
 		err = charge_adopt(&charge, vma, addr, page_here(scan, slot));
 		trace_ksmdev_unmerge(mm, addr, err);
 		if (!err && chunk->slots[slot].state == SLOT_SHARED)

@@ -50,7 +50,7 @@ static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma, u64 si
 		if (!is_merged(&found[i], slot))
 			continue;
 		/* The last one that is left to map a page may keep it. */
-		err = charge_adopt(&charge, vma, start, false);
+		err = charge_adopt(&charge, vma, start, NULL);
 		if (err)
 			err = ksmdev_unshare(vma, start);
 		trace_ksmdev_unmerge(vma->vm_mm, start, err);

@@ -74,13 +74,13 @@ static inline void charge_end(struct charge *charge)
  * @charge: begun for the mapping's process
  * @vma: the mapping
  * @addr: the page's address in it
- * @held: the caller holds a reference to it
+ * @held: a page that the caller holds a reference to, or NULL
  *
  * Context: mmap read lock held.
  * Return: as ksmdev_adopt().
  */
 static inline int charge_adopt(struct charge *charge, struct vm_area_struct *vma,
-			       unsigned long addr, bool held)
+			       unsigned long addr, struct page *held)
 {
 	struct mem_cgroup *payer;
 	int err = ksmdev_adopt(vma, addr, held, charge->memcg, &payer);

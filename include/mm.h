@@ -197,7 +197,7 @@ int ksmdev_unshare(struct vm_area_struct *vma, unsigned long addr);
 
 /* Pages that are nobody else's. mm/adopt.c */
 bool ksmdev_is_stray(struct page *page);
-int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, bool held,
+int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, struct page *held,
 		 struct mem_cgroup *to, struct mem_cgroup **from);
 
 /* mm/symbols.c */

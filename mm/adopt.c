@@ -48,7 +48,7 @@ static void adopt(struct vm_area_struct *vma, unsigned long addr, struct page *p
  * ksmdev_adopt() - give a page that only this pte maps to its mapping
  * @vma: the mapping
  * @addr: the page's address in it
- * @held: the caller holds a reference to it
+ * @held: a page that the caller holds a reference to, whether or not it is the one; or NULL
  * @to: the active memory cgroup, that of the mapping's process
  * @from: set to the one that has paid for it, which may not map it at all, with a reference;
  *	or NULL
@@ -57,7 +57,7 @@ static void adopt(struct vm_area_struct *vma, unsigned long addr, struct page *p
  * Return: 0; -ESTALE if there is no such page; -EBUSY if somebody else holds it; -ENOMEM if
  * another cgroup pays for it, and that of the process has no room.
  */
-int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, bool held,
+int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, struct page *held,
 		 struct mem_cgroup *to, struct mem_cgroup **from)
 {
 	struct ksmdev_table table;
@@ -81,7 +81,7 @@ int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, bool held,
 	err = -EBUSY;
 	/* With the page locked nobody takes a reference to map it: see ksmdev_kpage_get(). */
 	if (trylock_page(page)) {
-		if (page_ref_count(page) == 1 + held)
+		if (page_ref_count(page) == 1 + (page == held))
 			err = ksmdev_recharge(page_folio(page), to, from);
 		if (!err)
 			adopt(vma, addr, page);

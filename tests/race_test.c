@@ -214,4 +214,82 @@ TEST_F(device, joined_while_the_last_one_writes)
 	EXPECT_LT(0, joined);
 }
 
+/* One of several that write few different contents, each to memory of his own, while all is merged. */
+struct player {
+	int area;
+	char *mem;
+	_Atomic int stop;
+	_Atomic unsigned long merged;
+};
+
+#define PLAYERS	3
+#define FACES	4
+
+static void *player_main(void *arg)
+{
+	struct player *p = arg;
+	uint64_t merged;
+
+	while (!p->stop) {
+		if (ksm_merge_range(p->area, p->mem, PAIRS, &merged))
+			ksm_die("KSM_MERGE_RANGE failed");
+		p->merged += merged;
+	}
+	return NULL;
+}
+
+/* Write, and see whether what was written last is still there. Return: pages merged, or -1. */
+static long fn_play(long dev, long seed, long seconds, long unused)
+{
+	struct player p = { .area = ioctl(dev, KSM_CREATE_SHARED_MEMORY_AREA) };
+	uint64_t rng = seed, face[PAIRS] = { 0 };
+	double end = ksm_now() + seconds;
+	pthread_t thread;
+	bool wrong = false;
+
+	(void)unused;
+	p.mem = ksm_mmap(PAIRS);
+	ksm_fill(p.mem, PAIRS, 0);
+	if (ksm_register(p.area, p.mem, PAIRS) || pthread_create(&thread, NULL, player_main, &p))
+		ksm_die("cannot begin to play");
+	while (!wrong && ksm_now() < end) {
+		size_t page;
+
+		rng = rng * 6364136223846793005ULL + 1442695040888963407ULL;
+		page = (rng >> 40) % PAIRS;
+		wrong = !ksm_page_is(ksm_page(p.mem, page), face[page], page);
+		face[page] = (rng >> 33) % FACES;
+		ksm_fill_page(ksm_page(p.mem, page), face[page], page);
+	}
+	for (size_t i = 0; i < PAIRS; i++)
+		wrong |= !ksm_page_is(ksm_page(p.mem, i), face[i], i);
+	p.stop = 1;
+	pthread_join(thread, NULL);
+	return wrong ? -1 : (long)p.merged;
+}
+
+/*
+ * Pages get and lose their last company all the time, are given back, found to be strays, and merged
+ * again, by scans in each process and by threads.
+ */
+TEST_F(device, everybody_writes)
+{
+	struct ksm_child c[PLAYERS];
+
+	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 2));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 1000, 0, 0));
+	for (int i = 0; i < PLAYERS; i++) {
+		ksm_spawn(&c[i]);
+		ksm_call_start(&c[i], fn_play, self->k.dev, i, SECONDS, 0);
+	}
+	for (int i = 0; i < PLAYERS; i++) {
+		long merged = ksm_call_finish(&c[i]);
+
+		TH_LOG("%d: %ld pages merged", i, merged);
+		EXPECT_LT(0, merged);
+		ksm_end(&c[i]);
+	}
+	ASSERT_EQ(0, ksm_stop(self->k.dev));
+}
+
 TEST_HARNESS_MAIN
