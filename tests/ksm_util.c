@@ -612,6 +612,9 @@ void ksm_loop_open(struct ksm_loop *loop, size_t npages)
 	if (loop->fd < 0 || ioctl(loop->fd, LOOP_SET_FD, backing))
 		ksm_die("cannot set up %s: %s", loop->path, strerror(errno));
 	close(backing);
+	/* Some kernels mount nothing that somebody else might write to. */
+	close(loop->fd);
+	loop->fd = open(loop->path, O_RDONLY);
 }
 
 void ksm_loop_close(struct ksm_loop *loop)
