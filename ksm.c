@@ -126,6 +126,12 @@ static bool must_leave(void)
 	       default_signalled();
 }
 
+/* May the caller do things for, and to, everybody? Who may not is not refused, and so not reported. */
+static bool privileged(void)
+{
+	return ns_capable_noaudit(&init_user_ns, CAP_SYS_ADMIN);
+}
+
 /* The shared memory area */
 
 static int register_region(struct ksmdev_area *area, void __user *arg)
@@ -164,7 +170,7 @@ static int merge_range(struct ksmdev_area *area, struct ksm_merge_range __user *
 	/* No region lies where addresses end. */
 	if (range.npages > (U64_MAX - range.addr) >> PAGE_SHIFT)
 		return -ENOENT;
-	err = ksmdev_merge_range(area, range.addr, range.npages, &merged, signalled);
+	err = ksmdev_merge_range(area, range.addr, range.npages, &merged, privileged(), signalled);
 	/* What was merged before an error stays merged. */
 	if (put_user(merged, &arg->merged))
 		return -EFAULT;
@@ -272,7 +278,7 @@ static const struct file_operations scan_fops = {
 
 static int create_scan(void)
 {
-	struct ksmdev_scan *scan = ksmdev_scan_create();
+	struct ksmdev_scan *scan = ksmdev_scan_create(privileged());
 	int fd;
 
 	if (!scan)

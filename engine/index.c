@@ -33,7 +33,6 @@ static DECLARE_RWSEM(resize_sem);
 static u32 *buckets;
 static unsigned int bucket_bits;
 static spinlock_t bucket_locks[INDEX_LOCKS];
-u32 index_zero __read_mostly;
 
 /* The secrets: a number for each word of a page, and a key for what comes of them. */
 static u64 hash_numbers[PAGE_SIZE / sizeof(u64)] __read_mostly;
@@ -42,6 +41,7 @@ static siphash_key_t hash_key __read_mostly;
 /**
  * index_fingerprint() - hash a page's contents
  * @page: a page the caller holds a reference to
+ * @domain: the number of the domain that it is of
  *
  * Whoever knows how one page hashes relative to another makes pages that all hash
  * alike, and pages that hash as somebody else's do and keep those from being merged.
@@ -53,7 +53,7 @@ static siphash_key_t hash_key __read_mostly;
  * Context: Any.
  * Return: the upper bits of the keyed hash of what the page holds now.
  */
-u32 index_fingerprint(struct page *page)
+u32 index_fingerprint(struct page *page, u32 domain)
 {
 	unsigned __int128 sum = 0;
 	const u64 *word = kmap_local_page(page);
@@ -63,7 +63,7 @@ u32 index_fingerprint(struct page *page)
 		sum += (unsigned __int128)(word[i] + hash_numbers[i]) *
 		       (word[i + 1] + hash_numbers[i + 1]);
 	kunmap_local(word);
-	return siphash_2u64(sum, sum >> 64, &hash_key) >> (64 - FINGERPRINT_BITS);
+	return siphash_3u64(sum, sum >> 64, domain, &hash_key) >> (64 - FINGERPRINT_BITS);
 }
 
 static u32 bucket_of(u32 fingerprint)
@@ -88,6 +88,12 @@ static u32 number_of(struct chunk *chunk, unsigned int nr)
 static struct slot *slot_of(u32 number)
 {
 	return &chunk_of_linked_slot(number / CHUNK_SLOTS)->slots[number % CHUNK_SLOTS];
+}
+
+/* The domain of the slot with a number; as slot_of(). */
+static struct domain *domain_of(u32 number)
+{
+	return chunk_of_linked_slot(number / CHUNK_SLOTS)->region->domain;
 }
 
 static unsigned int wanted_bits(unsigned long slots)
@@ -231,7 +237,8 @@ unsigned int index_find(struct chunk *chunk, unsigned int nr, bool insert,
 	     length++) {
 		struct slot *slot = slot_of(number);
 
-		if (slot->fingerprint == fingerprint && number != self)
+		if (slot->fingerprint == fingerprint && number != self &&
+		    domain_of(number) == chunk->region->domain)
 			found[n++] = number;
 		number = slot->next;
 	}
@@ -266,7 +273,6 @@ int ksmdev_index_init(void)
 
 	get_random_bytes(hash_numbers, sizeof(hash_numbers));
 	get_random_bytes(&hash_key, sizeof(hash_key));
-	index_zero = index_fingerprint(ZERO_PAGE(0));
 	for (i = 0; i < INDEX_LOCKS; i++)
 		spin_lock_init(&bucket_locks[i]);
 	bucket_bits = INDEX_MIN_BITS;

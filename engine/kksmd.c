@@ -113,7 +113,7 @@ static bool slice_over(void)
 {
 	struct worker *worker = kthread_data(current);
 
-	return kksmd_interrupted() || regions_passes() != worker->pass ||
+	return kksmd_interrupted() || tour_passes(&tour_all) != worker->pass ||
 	       ktime_after(ktime_get(), worker->slice_end);
 }
 
@@ -192,7 +192,7 @@ static void settle(struct worker *worker, const struct settings *set, ktime_t be
 /* A pass is over: how long to pause? The first thread that comes here says it. */
 static void pass_ended(void)
 {
-	unsigned long passes = regions_passes();
+	unsigned long passes = tour_passes(&tour_all);
 	struct ksmdev_totals totals;
 	long scanned, skipped;
 
@@ -227,10 +227,10 @@ static void budget_round(struct worker *worker, const struct settings *set)
 		return;
 	begin = ktime_get();
 	worker->slice_end = ktime_add_ns(begin, SLICE_NS);
-	worker->pass = regions_passes();
+	worker->pass = tour_passes(&tour_all);
 	ksmdev_scan_run(worker->scan, ULONG_MAX, 0, slice_over);
 	settle(worker, set, begin);
-	if (regions_passes() != worker->pass)
+	if (tour_passes(&tour_all) != worker->pass)
 		pass_ended();
 }
 
@@ -267,7 +267,7 @@ static int worker_start(unsigned int nr)
 	struct worker *worker = &workers[nr];
 
 	*worker = (struct worker) { .nr = nr };
-	worker->scan = ksmdev_scan_create();
+	worker->scan = ksmdev_scan_create(true);
 	if (!worker->scan)
 		return -ENOMEM;
 	if (nr)

@@ -111,10 +111,11 @@ static bool has_fingerprint(const struct slot *slot)
 static void read_anon(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_found *found)
 {
 	struct slot *slot = &chunk->slots[found->nr];
-	u32 fingerprint = index_zero;
+	struct domain *domain = chunk->region->domain;
+	u32 fingerprint = domain->zero;
 
 	if (!ksmdev_page_is_zero(found->page))
-		fingerprint = index_fingerprint(found->page);
+		fingerprint = index_fingerprint(found->page, domain->id);
 	trace_ksmdev_hash(chunk->region->mm, chunk->addr + found->nr * PAGE_SIZE, fingerprint);
 
 	if (has_fingerprint(slot) && slot->fingerprint == fingerprint) {
@@ -138,7 +139,7 @@ static void look_at_single(struct ksmdev_scan *scan, struct chunk *chunk, unsign
 	struct slot *slot = &chunk->slots[nr];
 
 	if (slot->state == SLOT_SHARED && slot->fingerprint == SHARED_SINGLE) {
-		scan->single[scan->nr_single++] = nr;
+		scan->due[scan->nr_due++] = (struct due) { .slot = nr };
 	} else {
 		chunk_set(chunk, nr, SLOT_SHARED, SHARED_SINGLE);
 		shared_lost_mapper();
@@ -152,7 +153,7 @@ static void look_at_zero(struct chunk *chunk, unsigned int nr)
 
 	if (slot->state == SLOT_ZERO)
 		return;
-	if (has_fingerprint(slot) && slot->fingerprint == index_zero)
+	if (has_fingerprint(slot) && slot->fingerprint == chunk->region->domain->zero)
 		chunk_set(chunk, nr, SLOT_ZERO, 0);
 	else
 		chunk_set(chunk, nr, SLOT_NONE, 0);
@@ -178,7 +179,7 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 	struct ksmdev_counters *counters = &chunk->region->area->counters;
 	unsigned int i, hashed = 0, known = skipped;
 
-	scan->nr_single = 0;
+	scan->nr_due = 0;
 	for (i = 0; i < scan->nr_found; i++) {
 		struct ksmdev_found *found = &scan->found[i];
 
@@ -195,7 +196,7 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 				known++;
 			}
 			if (ksmdev_is_stray(found->page))
-				scan->single[scan->nr_single++] = found->nr;
+				scan->due[scan->nr_due++] = (struct due) { .slot = found->nr };
 			/* What failed once is compared first; and so is what must not. */
 			found->trusted = !scan->at_once &&
 					 eagerness(chunk, found->nr) == EAGER_NEW;
@@ -206,6 +207,11 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 			break;
 		case KSMDEV_SHARED:
 			chunk_set(chunk, found->nr, SLOT_SHARED, 0);
+			if (found->owed)
+				scan->due[scan->nr_due++] = (struct due) {
+					.slot = found->nr,
+					.paid = true,
+				};
 			set_eagerness(chunk, found->nr, EAGER_NOT);
 			known++;
 			break;
@@ -228,9 +234,10 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 static bool has_partner(struct chunk *chunk, unsigned int nr)
 {
 	u32 fingerprint = chunk->slots[nr].fingerprint, numbers[INDEX_TRIES];
+	struct domain *domain = chunk->region->domain;
 
-	return fingerprint == index_zero || index_find(chunk, nr, false, numbers) ||
-	       shared_known(fingerprint);
+	return fingerprint == domain->zero || index_find(chunk, nr, false, numbers) ||
+	       shared_known(domain, fingerprint);
 }
 
 static bool enough(unsigned int votes, unsigned int nr)

@@ -80,7 +80,7 @@ static bool may_be_zero(const struct ksmdev_found *found)
 static bool find_shared(struct ksmdev_scan *scan, struct chunk *chunk,
 			struct ksmdev_found *found)
 {
-	struct page *kpage = shared_find(chunk->slots[found->nr].fingerprint,
+	struct page *kpage = shared_find(chunk->region->domain, chunk->slots[found->nr].fingerprint,
 					 is_trusted(found) ? NULL : found->page);
 
 	if (!kpage)
@@ -101,7 +101,8 @@ static void find_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 		found->held = true;
 		return;
 	}
-	if (fingerprint == index_zero && scan->zero_page && may_be_zero(found)) {
+	if (fingerprint == chunk->region->domain->zero && scan->zero_page &&
+	    may_be_zero(found)) {
 		plan(scan, chunk, found, NULL);
 		scan->planned++;
 		return;
@@ -234,7 +235,7 @@ static void compare(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev
 	if (PageCompound(candidate->page) || PageCompound(found->page))
 		return;
 	if (!scan->no_room)
-		candidate->kpage = shared_create(chunk->region->mm, found->page);
+		candidate->kpage = shared_create(chunk->region, found->page);
 	if (!candidate->kpage) {
 		/* No need to ask again for each page. */
 		scan->no_room = true;

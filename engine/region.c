@@ -4,9 +4,8 @@
  *
  * See region.h for the structures and the locks. All regions of all areas are in
  * one tree, ordered by mm and address. That order answers the question whether a
- * new range overlaps one of the same mm, and it is the order of scanning: the
- * cursor is a position in it, not a pointer into it, so that regions may come and
- * go and no scan loses its place.
+ * new range overlaps one of the same mm, and it is the order of scanning: see tour.c. Those of a
+ * domain, and those of an area, are in smaller trees of the same order.
  */
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -23,23 +22,9 @@ static unsigned int regions_per_area = 1024;
 module_param(regions_per_area, uint, 0644);
 MODULE_PARM_DESC(regions_per_area, "how many regions one area may hold");
 
-static DEFINE_MUTEX(regions_lock);
-static struct rb_root regions = RB_ROOT;
+/* The trees of regions, and all tours. */
+DEFINE_MUTEX(regions_lock);
 static LIST_HEAD(areas);
-
-/*
- * Where the next scan goes on, how often it came past the end, and since when and until when
- * the piece there is waited for; 0: it is not.
- */
-static struct {
-	struct mm_struct *mm;
-	unsigned long addr;
-	unsigned long passes;
-	u64 waits_since, waits_until;
-} cursor;
-
-/* Longer than any rest: others were faster, again and again. */
-#define LEAVE_NS	(300 * NSEC_PER_MSEC)
 
 /* Sums of areas that are gone. */
 static long gone_scanned, gone_skipped, gone_hashed;
@@ -54,21 +39,23 @@ static int compare(struct mm_struct *mm_a, unsigned long addr_a,
 	return 0;
 }
 
-/*
- * A region is in two trees of the same order: that of all regions, and its area's.
+/**
+ * region_behind() - the first region that ends behind a position
+ * @tour: of these regions
+ * @mm: the position: an address space,
+ * @addr: and an address in it
+ *
+ * Context: regions_lock held.
+ * Return: the region, or NULL.
  */
-#define in_tree(at) rb_entry(at, struct region, node)
-#define in_area(at) rb_entry(at, struct region, in_area)
-
-/* The first region that ends behind a position. */
-static struct region *region_behind(struct mm_struct *mm, unsigned long addr)
+struct region *region_behind(struct tour *tour, struct mm_struct *mm, unsigned long addr)
 {
-	struct rb_node *node = regions.rb_node;
+	struct rb_node *node = tour->regions.rb_node;
 	struct region *best = NULL;
 
 	lockdep_assert_held(&regions_lock);
 	while (node) {
-		struct region *region = in_tree(node);
+		struct region *region = region_in(node, tour->tree);
 
 		if (compare(region->mm, region->end, mm, addr) > 0) {
 			best = region;
@@ -80,19 +67,21 @@ static struct region *region_behind(struct mm_struct *mm, unsigned long addr)
 	return best;
 }
 
-static bool less(const struct region *a, const struct region *b)
+static void add_to(struct rb_root *root, struct region *region, enum region_tree tree)
 {
-	return compare(a->mm, a->start, b->mm, b->start) < 0;
-}
+	struct rb_node **link = &root->rb_node, *parent = NULL;
 
-static bool less_in_tree(struct rb_node *a, const struct rb_node *b)
-{
-	return less(in_tree(a), in_tree(b));
-}
+	while (*link) {
+		struct region *other = region_in(*link, tree);
 
-static bool less_in_area(struct rb_node *a, const struct rb_node *b)
-{
-	return less(in_area(a), in_area(b));
+		parent = *link;
+		if (compare(region->mm, region->start, other->mm, other->start) < 0)
+			link = &parent->rb_left;
+		else
+			link = &parent->rb_right;
+	}
+	rb_link_node(&region->in[tree], parent, link);
+	rb_insert_color(&region->in[tree], root);
 }
 
 static void area_free(struct kref *ref)
@@ -108,6 +97,7 @@ static void region_free(struct kref *ref)
 
 	atomic_long_sub(sizeof(*region), &region->area->counters.metadata);
 	kref_put(&region->area->ref, area_free);
+	domain_put(region->domain);
 	mmdrop(region->mm);
 	kfree(region);
 }
@@ -165,15 +155,13 @@ static void region_unlink(struct region *region, struct list_head *gone)
 	if (region->dead)
 		return;
 	WRITE_ONCE(region->dead, true);
-	rb_erase(&region->node, &regions);
-	rb_erase(&region->in_area, &region->area->regions);
+	rb_erase(&region->in[TREE_ALL], &tour_all.regions);
+	rb_erase(&region->in[TREE_DOMAIN], &region->domain->tour.regions);
+	rb_erase(&region->in[TREE_AREA], &region->area->regions);
 	region->area->nr_regions--;
 	region->area->pages -= (region->end - region->start) >> PAGE_SHIFT;
-	/* Who registers next begins a pass, and does not end one that saw nothing. */
-	if (RB_EMPTY_ROOT(&regions)) {
-		cursor.mm = NULL;
-		cursor.addr = 0;
-	}
+	tour_left(&tour_all);
+	tour_left(&region->domain->tour);
 	list_add_tail(&region->gone, gone);
 }
 
@@ -294,13 +282,15 @@ void region_bury(struct region *region)
  */
 static bool unlink_dead(struct mm_struct **mm, unsigned long *end, struct list_head *dead)
 {
-	struct region *region = region_behind(*mm, *end), *next;
+	struct region *region = region_behind(&tour_all, *mm, *end), *next;
+	struct rb_node *node;
 	unsigned int n = 0;
 
 	for (; region && n < BURY_BATCH; region = next, n++) {
 		*mm = region->mm;
 		*end = region->end;
-		next = rb_entry_safe(rb_next(&region->node), struct region, node);
+		node = rb_next(&region->in[TREE_ALL]);
+		next = node ? region_in(node, TREE_ALL) : NULL;
 		if (!atomic_read(&region->mm->mm_users))
 			region_unlink(region, dead);
 	}
@@ -347,7 +337,7 @@ void ksmdev_area_remove_all(struct ksmdev_area *area)
 	mutex_lock(&regions_lock);
 	for (node = rb_first(&area->regions); node; node = next) {
 		next = rb_next(node);
-		region_unlink(in_area(node), &removed);
+		region_unlink(region_in(node, TREE_AREA), &removed);
 	}
 	mutex_unlock(&regions_lock);
 	empty_regions(&removed);
@@ -378,7 +368,7 @@ static int area_check(struct ksmdev_area *area, struct region *region)
 	lockdep_assert_held(&regions_lock);
 	if (area->nr_regions >= READ_ONCE(regions_per_area))
 		return -ENOSPC;
-	behind = region_behind(region->mm, region->start);
+	behind = region_behind(&tour_all, region->mm, region->start);
 	if (behind && behind->mm == region->mm && behind->start < region->end)
 		return -EEXIST;
 	return 0;
@@ -393,8 +383,9 @@ static int area_add(struct ksmdev_area *area, struct region *region)
 	if (!err) {
 		kref_get(&area->ref);
 		mmgrab(region->mm);
-		rb_add(&region->node, &regions, less_in_tree);
-		rb_add(&region->in_area, &area->regions, less_in_area);
+		add_to(&tour_all.regions, region, TREE_ALL);
+		add_to(&region->domain->tour.regions, region, TREE_DOMAIN);
+		add_to(&area->regions, region, TREE_AREA);
 		area->nr_regions++;
 		area->pages += (region->end - region->start) >> PAGE_SHIFT;
 		atomic_long_add(sizeof(*region), &area->counters.metadata);
@@ -427,6 +418,11 @@ int ksmdev_area_register(struct ksmdev_area *area, u64 addr, u64 npages)
 	region = kzalloc(sizeof(*region), GFP_TENANT);
 	if (!region)
 		return -ENOMEM;
+	region->domain = domain_get(current_euid());
+	if (!region->domain) {
+		kfree(region);
+		return -ENOMEM;
+	}
 	kref_init(&region->ref);
 	xa_init_flags(&region->chunks, XA_FLAGS_ACCOUNT);
 	region->area = area;
@@ -441,6 +437,7 @@ int ksmdev_area_register(struct ksmdev_area *area, u64 addr, u64 npages)
 		err = area_add(area, region);
 	}
 	if (err) {
+		domain_put(region->domain);
 		kfree(region);
 		return err;
 	}
@@ -464,7 +461,7 @@ struct region *area_next_region(struct ksmdev_area *area, struct region *region)
 
 	mutex_lock(&regions_lock);
 	for (node = area->regions.rb_node; node; ) {
-		struct region *other = in_area(node);
+		struct region *other = region_in(node, TREE_AREA);
 
 		if (!region || compare(other->mm, other->start, region->mm, region->start) > 0) {
 			next = other;
@@ -495,127 +492,13 @@ struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, un
 	struct region *region;
 
 	mutex_lock(&regions_lock);
-	region = region_behind(mm, addr);
+	region = region_behind(&tour_all, mm, addr);
 	if (region && region->mm == mm && region->start <= addr && region->area == area)
 		region_get(region);
 	else
 		region = NULL;
 	mutex_unlock(&regions_lock);
 	return region;
-}
-
-/* The first region behind the cursor, which is set to the beginning of a new pass at the end. */
-static struct region *region_at_cursor(bool *new_pass)
-{
-	struct region *region = region_behind(cursor.mm, cursor.addr);
-
-	*new_pass = !region && !RB_EMPTY_ROOT(&regions);
-	if (*new_pass) {
-		cursor.passes++;
-		cursor.mm = NULL;
-		cursor.addr = 0;
-		region = region_behind(NULL, 0);
-	}
-	return region;
-}
-
-/* May the piece at the cursor be left for the next pass? @until: it may not be visited yet. */
-static bool leave_piece(u64 until)
-{
-	u64 now = ktime_get_ns();
-
-	/* The wait begins, or who waited did not come back. */
-	if (!cursor.waits_until || now > cursor.waits_until + LEAVE_NS)
-		cursor.waits_since = now;
-	cursor.waits_until = until;
-	return until && now - cursor.waits_since > LEAVE_NS;
-}
-
-/**
- * regions_claim() - take the next piece of work
- * @budget: how many pages at the most
- * @start: set to the first address
- * @end: set to the last address plus one; in the same chunk as @start
- * @new_pass: set to whether a new pass begins with this call
- * @until: set to 0, or to when to ask again, as the piece may not be visited before
- *
- * The cursor moves on at once: scans that run side by side get different pieces. It stays
- * where the piece is to be waited for, unless others visit that all the time: who scans his
- * own memory without end does not keep everybody's from being scanned.
- *
- * Context: Process.
- * Return: the region, with a reference, and hold_leave() must follow for @start; NULL if
- * @until says so, or nothing is registered.
- */
-struct region *regions_claim(unsigned long budget, unsigned long *start, unsigned long *end,
-			     bool *new_pass, u64 *until)
-{
-	struct region *region;
-	bool leave;
-
-	*until = 0;
-	mutex_lock(&regions_lock);
-	region = region_at_cursor(new_pass);
-	if (region) {
-		*start = region->start;
-		if (region->mm == cursor.mm)
-			*start = max(*start, cursor.addr);
-		*end = min(region->end, (*start & ~(CHUNK_SIZE - 1)) + CHUNK_SIZE);
-		if ((*end - *start) >> PAGE_SHIFT > budget)
-			*end = *start + (budget << PAGE_SHIFT);
-		*until = hold_claim(region->mm, *start);
-		leave = leave_piece(*until);
-		if (!*until || leave) {
-			cursor.mm = region->mm;
-			cursor.addr = *end;
-			cursor.waits_until = 0;
-		}
-		if (*until)
-			region = NULL;
-		else
-			region_get(region);
-	}
-	mutex_unlock(&regions_lock);
-	return region;
-}
-
-/**
- * regions_skip_to() - let the cursor jump over a hole
- * @region: the region
- * @from: the end of a claimed piece
- * @to: where pages may be found again
- *
- * Context: Process.
- */
-void regions_skip_to(struct region *region, unsigned long from, unsigned long to)
-{
-	mutex_lock(&regions_lock);
-	/* Unless another scan already took what follows. */
-	if (cursor.mm == region->mm && cursor.addr == from)
-		cursor.addr = max(from, min(to, region->end));
-	mutex_unlock(&regions_lock);
-}
-
-/**
- * regions_passes() - how often all regions were passed over
- *
- * Context: Any.
- * Return: complete passes since load.
- */
-unsigned long regions_passes(void)
-{
-	return READ_ONCE(cursor.passes);
-}
-
-/**
- * regions_empty() - is nothing registered
- *
- * Context: Any; for a hint.
- * Return: true if there is no region.
- */
-bool regions_empty(void)
-{
-	return !READ_ONCE(regions.rb_node);
 }
 
 /**

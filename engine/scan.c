@@ -13,6 +13,7 @@
  *
  * Nobody's lock is waited for, but for a moment: see mmlock.c.
  */
+#include <linux/cred.h>
 #include <linux/delay.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -29,8 +30,8 @@
  */
 static atomic_t want_drain = ATOMIC_INIT(0);
 
-/* In this pass, see how many mappers each shared page has. */
-static bool pass_looks_at_shared;
+/* A user's own scans look at shared pages so often, if there are some with one mapping. */
+#define LOOK_INTERVAL (10 * HZ)
 
 /* How long to free what was known of a hole, in one piece of work. */
 #define FORGET_NS (10 * NSEC_PER_MSEC)
@@ -50,26 +51,30 @@ enum piece_result {
 	PIECE_BUSY,	/* somebody else scans it */
 };
 
-/* Give back as many of the pages from number @i on as may be in one hold; where to go on. */
-static unsigned int adopt_some(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int i)
+/* Settle as many of the pages from number @i on as may be in one hold; where to go on. */
+static unsigned int settle_some(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int i)
 {
 	struct mm_struct *mm = chunk->region->mm;
-	unsigned int end = min(scan->nr_single, i + MERGE_BATCH);
+	unsigned int end = min(scan->nr_due, i + MERGE_BATCH);
 	struct charge charge;
 	u64 since;
 
 	if (!mmlock_get(scan, mm))
-		return scan->nr_single;
+		return scan->nr_due;
 	since = hold_begin(mm);
 	charge_begin(&charge, mm);
 	do {
-		unsigned int slot = scan->single[i];
+		unsigned int slot = scan->due[i].slot;
 		unsigned long addr = chunk->addr + slot * PAGE_SIZE;
 		struct vm_area_struct *vma = vma_lookup(mm, addr);
 		int err;
 
 		if (!vma || !ksmdev_mergeable(vma))
 			continue;
+		if (scan->due[i].paid) {
+			charge_take_over(&charge, vma, addr);
+			continue;
+		}
 		/* What was found here may have been merged in this very piece. */
 		err = charge_adopt(&charge, vma, addr, page_here(scan, slot));
 		trace_ksmdev_unmerge(mm, addr, err);
@@ -84,14 +89,15 @@ static unsigned int adopt_some(struct ksmdev_scan *scan, struct chunk *chunk, un
 
 /*
  * Shared pages that nobody else maps: they cannot be swapped out and save nothing.
- * Back to ordinary memory. What is not done here is found again by the next visit.
+ * Back to ordinary memory. And those that somebody pays for who does not map them. What is not
+ * done here is found again by another visit.
  */
-static void adopt_singles(struct ksmdev_scan *scan, struct chunk *chunk)
+static void settle(struct ksmdev_scan *scan, struct chunk *chunk)
 {
 	unsigned int i = 0;
 
-	while (i < scan->nr_single) {
-		i = adopt_some(scan, chunk, i);
+	while (i < scan->nr_due) {
+		i = settle_some(scan, chunk, i);
 		cond_resched();
 	}
 }
@@ -157,8 +163,12 @@ static unsigned int gather(struct ksmdev_scan *scan, struct chunk *chunk,
 			 region->end >= chunk->addr + CHUNK_SIZE,
 	};
 
+	if (scan->shared)
+		how.memcg = get_mem_cgroup_from_mm(region->mm);
 	scan->zero_page = ksmdev_zero_page_allowed(vma);
 	scan->nr_found = ksmdev_gather(vma, start, end, &how, scan->found);
+	if (scan->shared)
+		mem_cgroup_put(how.memcg);
 	return how.skipped;
 }
 
@@ -236,7 +246,7 @@ static unsigned long scan_piece(struct ksmdev_scan *scan, struct region *region,
 		if (scan->nr_found) {
 			match(scan, chunk);
 			watch_writes(scan, chunk, start, stop);
-			adopt_singles(scan, chunk);
+			settle(scan, chunk);
 			if (let_go(scan, chunk))
 				*result = PIECE_AGAIN;
 		}
@@ -250,7 +260,10 @@ out:
 		/* The next piece begins where there was no time left to forget more. */
 		ktime_t until = ktime_add_ns(ktime_get(), FORGET_NS);
 
-		regions_skip_to(region, end, region_forget(region, end, stop, until));
+		unsigned long to = region_forget(region, end, stop, until);
+
+		if (scan->tour)
+			tour_skip_to(scan->tour, region, end, to);
 	}
 	return stop;
 }
@@ -299,12 +312,30 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 }
 
 /* What is due once all regions were passed over. */
-static void end_of_pass(void)
+static void end_of_pass(struct ksmdev_scan *scan)
 {
-	if (atomic_xchg(&want_drain, 0))
-		ksmdev_drain_lru();
-	/* To find who has the last mapping of a page, all that map some are looked at. */
-	WRITE_ONCE(pass_looks_at_shared, sweep_finds_singles());
+	struct tour *tour = scan->tour;
+	/* kksmd comes by again: it is in no hurry. */
+	bool often = scan->privileged && !scan->waiter;
+
+	if ((often || ksmdev_drain_due()) && atomic_xchg(&want_drain, 0))
+		ksmdev_drain_lru(often);
+	/*
+	 * To find who has the last mapping of a page, or pays and has none, all that map some are
+	 * looked at.
+	 */
+	if (tour == &tour_all) {
+		if (READ_ONCE(tour->looks))
+			ksmdev_payer_round();
+		WRITE_ONCE(tour->looks, sweep_wants_looks());
+	} else {
+		bool look = sweep_has_singles() &&
+			    time_after(jiffies, READ_ONCE(tour->looked) + LOOK_INTERVAL);
+
+		if (look)
+			WRITE_ONCE(tour->looked, jiffies);
+		WRITE_ONCE(tour->looks, look);
+	}
 }
 
 /**
@@ -314,7 +345,7 @@ static void end_of_pass(void)
  * @max_merges: return once so many were merged; 0 for no limit
  * @interrupted: asked between two pieces of work whether to return early
  *
- * Contexts share the work: whoever comes takes the next piece. A piece that was
+ * Contexts on one tour share the work: whoever comes takes the next piece. A piece that was
  * begun is finished, so an early return skips nothing.
  *
  * Context: Process. Sleeps.
@@ -342,18 +373,18 @@ int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 			err = -EINTR;
 			break;
 		}
-		region = regions_claim(pages - visited, &start, &end, &new_pass, &until);
+		region = tour_claim(scan->tour, pages - visited, &start, &end, &new_pass, &until);
 		if (new_pass || (!region && !until))
-			end_of_pass();
+			end_of_pass(scan);
 		if (!region && until) {
 			hold_wait(until, interrupted);
 			continue;
 		}
 		if (!region)
 			break;
-		scan->again = regions_passes() % CHUNK_SLOTS;
-		scan->eager = look_eager(regions_passes());
-		scan->shared = READ_ONCE(pass_looks_at_shared);
+		scan->again = tour_passes(scan->tour) % CHUNK_SLOTS;
+		scan->eager = look_eager(tour_passes(scan->tour));
+		scan->shared = READ_ONCE(scan->tour->looks);
 		scan->fresh = false;
 		scan->busy = 0;
 		scan_range(scan, region, start, end);
@@ -364,6 +395,15 @@ int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 	trace_ksmdev_scan_end(visited, scan->merged, err);
 	mutex_unlock(&scan->lock);
 	return err;
+}
+
+static struct ksmdev_scan *scan_alloc(void)
+{
+	struct ksmdev_scan *scan = kvzalloc(sizeof(*scan), GFP_TENANT);
+
+	if (scan)
+		mutex_init(&scan->lock);
+	return scan;
 }
 
 /* Is all of a range covered by an area's regions of this process? */
@@ -404,7 +444,7 @@ static int merge_round(struct ksmdev_scan *scan, struct ksmdev_area *area,
 }
 
 /* Pages that somebody holds for a moment are tried so often. */
-#define MERGE_ROUNDS 3
+#define MERGE_ROUNDS 4
 
 /**
  * ksmdev_merge_range() - scan a range of the caller's memory now, and merge it
@@ -412,6 +452,7 @@ static int merge_round(struct ksmdev_scan *scan, struct ksmdev_area *area,
  * @addr: first address, page aligned
  * @npages: length in pages, not 0; the range does not wrap
  * @merged: set to the number of pages in the range that were merged
+ * @privileged: the caller may have all CPUs work for him whenever he likes
  * @interrupted: asked between two pieces of work whether to return early
  *
  * A page is merged with any that is equal and known: in the range, or scanned before.
@@ -421,7 +462,7 @@ static int merge_round(struct ksmdev_scan *scan, struct ksmdev_area *area,
  * -EINTR if @interrupted said so; -ENOMEM.
  */
 int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merged,
-		       bool (*interrupted)(void))
+		       bool privileged, bool (*interrupted)(void))
 {
 	struct ksmdev_scan *scan;
 	unsigned int round;
@@ -430,7 +471,7 @@ int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merg
 	*merged = 0;
 	if (!area_covers(area, addr, addr + (npages << PAGE_SHIFT)))
 		return -ENOENT;
-	scan = ksmdev_scan_create();
+	scan = scan_alloc();
 	if (!scan)
 		return -ENOMEM;
 	scan->at_once = true;
@@ -440,9 +481,12 @@ int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merg
 	scan->end = addr + (npages << PAGE_SHIFT);
 	scan->again = -1;
 	scan->eager = look_eager(0);
+	scan->privileged = privileged;
+	/* What was just written waits with a reference too many. */
+	ksmdev_drain_local();
 	for (round = 0; round < MERGE_ROUNDS; round++) {
-		/* What was just written waits with a reference too many. */
-		ksmdev_drain_lru();
+		if (round)
+			ksmdev_drain_lru(privileged);
 		scan->busy = 0;
 		err = merge_round(scan, area, interrupted);
 		if (err || !scan->busy)
@@ -467,17 +511,29 @@ void ksmdev_scan_wait(struct ksmdev_scan *scan)
 
 /**
  * ksmdev_scan_create() - create a scanning context
+ * @all: it is for everybody's memory; else for that of the calling user
+ *
+ * Who scans holds locks of whose memory it is, for as long as he is let run.
  *
  * Context: Process; charged to its cgroup.
  * Return: the context, or NULL if there is no memory.
  */
-struct ksmdev_scan *ksmdev_scan_create(void)
+struct ksmdev_scan *ksmdev_scan_create(bool all)
 {
-	struct ksmdev_scan *scan;
+	struct ksmdev_scan *scan = scan_alloc();
 
-	scan = kvzalloc(sizeof(*scan), GFP_TENANT);
-	if (scan)
-		mutex_init(&scan->lock);
+	if (!scan)
+		return NULL;
+	scan->tour = &tour_all;
+	scan->privileged = all;
+	if (all)
+		return scan;
+	scan->domain = domain_get(current_euid());
+	if (!scan->domain) {
+		ksmdev_scan_destroy(scan);
+		return NULL;
+	}
+	scan->tour = &scan->domain->tour;
 	return scan;
 }
 
@@ -489,6 +545,8 @@ struct ksmdev_scan *ksmdev_scan_create(void)
  */
 void ksmdev_scan_destroy(struct ksmdev_scan *scan)
 {
+	if (scan->domain)
+		domain_put(scan->domain);
 	mutex_destroy(&scan->lock);
 	kvfree(scan);
 }

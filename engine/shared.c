@@ -7,7 +7,7 @@
  * whether it is the entry's yet, and takes a reference, which keeps it so; an entry whose page
  * is gone is dropped by whoever comes upon it.
  *
- * The key is the fingerprint and a number, the way: pages of different contents that
+ * The key is the domain, the fingerprint and a number, the way: pages of different contents that
  * happen to have one fingerprint take the ways 0, 1, 2 and 3, and a lookup compares
  * contents. More are not shared: that many alike are not chance.
  *
@@ -113,7 +113,7 @@ static void retire_locked(struct shared_entry *entry)
 	if (!is_found(entry))
 		return;
 	rhashtable_remove_fast(&shared_table, &entry->node, shared_params);
-	WRITE_ONCE(entry->key, shared_key((u32)entry->key, WAY_RETIRED));
+	WRITE_ONCE(entry->key, shared_key_with(entry->key, WAY_RETIRED));
 }
 
 static void shared_retire(struct page *page)
@@ -166,20 +166,21 @@ static bool has_room(struct page *page)
 
 /**
  * shared_find() - a shared page that may equal a page
- * @fingerprint: what the page hashes to
+ * @domain: whose the page is
+ * @fingerprint: what it hashes to
  * @like: the page, to be compared with; the caller holds a reference. NULL: who has the
  *	fingerprint will do
  *
  * Context: Any.
  * Return: the shared page with a reference; NULL if there is none with room.
  */
-struct page *shared_find(u32 fingerprint, struct page *like)
+struct page *shared_find(struct domain *domain, u32 fingerprint, struct page *like)
 {
 	struct page *page;
 	u32 way;
 
 	for (way = 0; way < INDEX_TRIES; way++) {
-		page = lookup(shared_key(fingerprint, way));
+		page = lookup(shared_key(domain->id, fingerprint, way));
 		if (!page)
 			break;
 		if (IS_ERR(page))
@@ -193,14 +194,15 @@ struct page *shared_find(u32 fingerprint, struct page *like)
 
 /**
  * shared_known() - is there a shared page of a fingerprint
+ * @domain: of this domain
  * @fingerprint: the fingerprint
  *
  * Context: Any; for a hint.
  * Return: true if there is one, of whatever contents.
  */
-bool shared_known(u32 fingerprint)
+bool shared_known(struct domain *domain, u32 fingerprint)
 {
-	struct page *page = lookup(shared_key(fingerprint, 0));
+	struct page *page = lookup(shared_key(domain->id, fingerprint, 0));
 
 	if (IS_ERR_OR_NULL(page))
 		return false;
@@ -213,7 +215,7 @@ bool shared_known(u32 fingerprint)
  * Return: the page; or another of the same contents, as another scan was faster, with
  * a reference; NULL if there is no memory or no way left.
  */
-static struct page *insert(struct shared_entry *entry, u32 fingerprint)
+static struct page *insert(struct shared_entry *entry, struct domain *domain, u32 fingerprint)
 {
 	struct page *page = entry->page, *other, *result = NULL;
 	struct shared_entry *old;
@@ -222,7 +224,7 @@ static struct page *insert(struct shared_entry *entry, u32 fingerprint)
 
 	spin_lock(&shared_lock);
 	while (way < INDEX_TRIES && !result) {
-		WRITE_ONCE(entry->key, shared_key(fingerprint, way));
+		WRITE_ONCE(entry->key, shared_key(domain->id, fingerprint, way));
 		old = rhashtable_lookup_get_insert_fast(&shared_table, &entry->node,
 							shared_params);
 		if (!old)
@@ -248,7 +250,7 @@ static struct page *insert(struct shared_entry *entry, u32 fingerprint)
 			put_page(other);
 	}
 	if (result != page)
-		WRITE_ONCE(entry->key, shared_key(fingerprint, WAY_RETIRED));
+		WRITE_ONCE(entry->key, shared_key_with(entry->key, WAY_RETIRED));
 	spin_unlock(&shared_lock);
 	return result;
 }
@@ -294,7 +296,7 @@ bool shared_room(void)
 
 /**
  * shared_create() - make a shared page out of the contents of a page
- * @mm: whose cgroup is charged
+ * @region: where the page is: that process's cgroup is charged
  * @from: the page to copy
  *
  * @from may have changed since it was read. So what is hashed is the copy, which cannot:
@@ -305,7 +307,7 @@ bool shared_room(void)
  * that it made; NULL if the bound is reached, there is no memory, or too many pages
  * have the same fingerprint.
  */
-struct page *shared_create(struct mm_struct *mm, struct page *from)
+struct page *shared_create(struct region *region, struct page *from)
 {
 	struct shared_entry *entry = NULL;
 	struct page *page, *in_table;
@@ -313,7 +315,7 @@ struct page *shared_create(struct mm_struct *mm, struct page *from)
 
 	if (!reserve())
 		return NULL;
-	charge_begin(&charge, mm);
+	charge_begin(&charge, region->mm);
 	page = ksmdev_kpage_alloc(from);
 	charge_end(&charge);
 	if (page)
@@ -324,7 +326,7 @@ struct page *shared_create(struct mm_struct *mm, struct page *from)
 			put_page(page);
 		return NULL;
 	}
-	in_table = insert(entry, index_fingerprint(page));
+	in_table = insert(entry, region->domain, index_fingerprint(page, region->domain->id));
 	if (in_table == page)
 		return page;
 	/* Without our reference a sweep may drop the entry, too. */

@@ -63,7 +63,7 @@ STAT(cpu_percent, ksm_pace, ksmdev_kksmd_pace, "%u", t.cpu_percent);
 
 static ssize_t full_scans_show(struct device *dev, struct device_attribute *attr, char *buf)
 {
-	return sysfs_emit(buf, "%lu\n", regions_passes());
+	return sysfs_emit(buf, "%lu\n", tour_passes(&tour_all));
 }
 static DEVICE_ATTR_RO(full_scans);
 
@@ -285,7 +285,7 @@ void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area, bool (*inter
 	seq_printf(m, "pages_scanned:\t%ld\n", atomic_long_read(&c->scanned));
 	seq_printf(m, "pages_skipped:\t%ld\n", atomic_long_read(&c->skipped));
 	seq_printf(m, "pages_hashed:\t%ld\n", atomic_long_read(&c->hashed));
-	seq_printf(m, "full_scans:\t%lu\n", regions_passes());
+	seq_printf(m, "full_scans:\t%lu\n", tour_passes(&tour_all));
 	seq_printf(m, "kernel_pages:\t%llu\n", sum.shared);
 	seq_printf(m, "max_kernel_pages:\t%lu\n", READ_ONCE(ksmdev_max_kernel_pages));
 	seq_printf(m, "metadata_bytes:\t%ld\n", metadata);

@@ -9,7 +9,8 @@
  * read them costs nothing, and makes nobody wait.
  *
  * A round is begun when another one has been asked for and the last one is as long ago as twenty of
- * it take; and without being asked when a second, and a hundred times as long, are over.
+ * it take; and without being asked when a second, and a hundred times as long, are over. What
+ * it takes is processor time, and to drop an entry is not counted: that is done once.
  */
 #include <linux/ktime.h>
 #include <linux/mutex.h>
@@ -33,9 +34,11 @@
  * @shared: pages that are mapped
  * @sharing: mappings of them beyond the first of each
  * @singles: pages with one mapping
+ * @kept: entries
+ * @dropped: entries that were dropped
  */
 struct sums {
-	unsigned long shared, sharing, singles;
+	unsigned long shared, sharing, singles, kept, dropped;
 };
 
 /* The round that goes on, guarded by sweep_mutex; @begun: 0 between two rounds. */
@@ -62,8 +65,11 @@ static void add_one(struct shared_entry *entry, void *data)
 	struct sums *sums = data;
 	unsigned int mapcount;
 
-	if (shared_drop_stale(entry))
+	if (shared_drop_stale(entry)) {
+		sums->dropped++;
 		return;
+	}
+	sums->kept++;
 	mapcount = ksmdev_kpage_mapcount(READ_ONCE(entry->page));
 	if (!mapcount)
 		return;
@@ -72,13 +78,35 @@ static void add_one(struct shared_entry *entry, void *data)
 	sums->singles += mapcount == 1;
 }
 
+/**
+ * struct work_time - since when something is worked at
+ * @clock: by the clock
+ * @cpu: by what the thread has run so far, which may be behind by a tick
+ */
+struct work_time {
+	ktime_t clock;
+	u64 cpu;
+};
+
+static struct work_time work_begin(void)
+{
+	return (struct work_time) { ktime_get(), current->se.sum_exec_runtime };
+}
+
+/* What of the time since then was worked and not waited. */
+static u64 work_end(struct work_time begin)
+{
+	return min_t(u64, ktime_sub(ktime_get(), begin.clock),
+		     current->se.sum_exec_runtime - begin.cpu + TICK_NSEC);
+}
+
 static void publish(void)
 {
 	spin_lock(&last_lock);
 	last = now;
 	last_begun = begun;
 	last_ended = ktime_get();
-	last_worked = worked;
+	last_worked = div64_u64(worked * (now.kept + 1), now.kept + now.dropped + 1);
 	spin_unlock(&last_lock);
 	begun = 0;
 }
@@ -86,7 +114,7 @@ static void publish(void)
 /* Go over some blocks. Return: true if the round has ended. */
 static bool sweep(unsigned int nr)
 {
-	ktime_t start = ktime_get();
+	struct work_time start = work_begin();
 	bool more = true;
 
 	lockdep_assert_held(&sweep_mutex);
@@ -94,13 +122,13 @@ static bool sweep(unsigned int nr)
 		memset(&now, 0, sizeof(now));
 		next_block = 0;
 		worked = 0;
-		begun = start;
+		begun = start.clock;
 		/* Whoever asks from now on asks for the next one. */
 		WRITE_ONCE(asked, false);
 	}
 	while (nr-- && more)
 		more = pool_visit(&next_block, add_one, &now);
-	worked += ktime_get() - start;
+	worked += work_end(start);
 	if (!more)
 		publish();
 	return !more;
@@ -131,12 +159,10 @@ static void sweep_at(ktime_t at)
 static void tell(void)
 {
 	struct told new = { };
-	ktime_t start = ktime_get(), settled, slept;
+	struct work_time start = work_begin();
 
 	regions_bury_dead();
-	settled = ktime_get();
 	regions_settle();
-	slept = ktime_sub(ktime_get(), settled);
 	regions_totals(&new.regions);
 	new.kernel_pages = shared_count();
 	new.metadata = new.regions.metadata + index_bytes() + shared_table_bytes() +
@@ -147,7 +173,7 @@ static void tell(void)
 	told = new;
 	told_begun = last_begun;
 	/* Where much is registered, this is what takes long. */
-	last_worked += ktime_sub(ktime_sub(ktime_get(), start), slept);
+	last_worked += work_end(start);
 	spin_unlock(&last_lock);
 }
 
@@ -212,22 +238,27 @@ void shared_lost_mapper(void)
 }
 
 /**
- * sweep_finds_singles() - is it time to look for shared pages that have one mapping
+ * sweep_has_singles() - did the last round find shared pages that have one mapping
  *
- * Where there are few shared pages they are gone over at once; where there are many, what
- * the last round has found is the answer.
- *
- * Context: Process. Waits for nobody.
- * Return: true if there are some, and mappings were lost since the last call or it is long ago.
+ * Context: Any.
+ * Return: true if there were some.
  */
-bool sweep_finds_singles(void)
+bool sweep_has_singles(void)
+{
+	return READ_ONCE(last.singles);
+}
+
+/*
+ * Is it time to look for shared pages that have one mapping? Where there are few shared pages
+ * they are gone over at once; where there are many, what the last round has found is the answer.
+ */
+static bool finds_singles(bool lost)
 {
 	/* When mappings were lost that no round has told of yet. */
 	static ktime_t lost_at;
 	bool singles;
 
-	if (atomic_xchg(&lost_mappers, 0) ||
-	    time_after(jiffies, READ_ONCE(lost_looked) + LOST_INTERVAL)) {
+	if (lost || time_after(jiffies, READ_ONCE(lost_looked) + LOST_INTERVAL)) {
 		WRITE_ONCE(lost_looked, jiffies);
 		spin_lock(&last_lock);
 		lost_at = ktime_get();
@@ -248,6 +279,54 @@ bool sweep_finds_singles(void)
 		lost_at = 0;
 	spin_unlock(&last_lock);
 	return singles;
+}
+
+/*
+ * To find out who pays for pages without mapping them, so many passes in a row look at all shared
+ * pages; after that, so many do not, and for a time: it takes longer than a pass
+ * over what has not changed.
+ */
+#define PAYER_PASSES	3
+#define PAYER_PAUSE	16
+#define PAYER_INTERVAL	(10 * HZ)
+
+/* Is it time to look for pages whose payer has left? */
+static bool finds_payers(bool lost)
+{
+	static unsigned int looks, passes;
+	static unsigned long looked = INITIAL_JIFFIES;
+	static bool left;
+	bool look;
+
+	spin_lock(&last_lock);
+	left |= lost;
+	passes++;
+	if (looks)
+		looks--;
+	else if (left && passes > PAYER_PAUSE && time_after(jiffies, looked + PAYER_INTERVAL))
+		looks = PAYER_PASSES;
+	look = looks;
+	if (look) {
+		left = lost;
+		passes = 0;
+		looked = jiffies;
+	}
+	spin_unlock(&last_lock);
+	return look;
+}
+
+/**
+ * sweep_wants_looks() - should the next pass over all that is registered look at all shared pages
+ *
+ * Context: Process, at the end of a pass. Waits for nobody.
+ * Return: true if some may have one mapping, or a payer that does not map them, since mappings were
+ * lost or it is long ago.
+ */
+bool sweep_wants_looks(void)
+{
+	bool lost = atomic_xchg(&lost_mappers, 0), look = finds_singles(lost);
+
+	return finds_payers(lost) || look;
 }
 
 /**

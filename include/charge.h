@@ -90,4 +90,24 @@ static inline int charge_adopt(struct charge *charge, struct vm_area_struct *vma
 	return err;
 }
 
+/**
+ * charge_take_over() - have a process pay for a shared page that others map, too
+ * @charge: begun for the mapping's process
+ * @vma: the mapping
+ * @addr: the page's address in it
+ *
+ * Context: mmap read lock held.
+ * Return: as ksmdev_payer_change().
+ */
+static inline int charge_take_over(struct charge *charge, struct vm_area_struct *vma,
+				   unsigned long addr)
+{
+	struct mem_cgroup *payer;
+	int err = ksmdev_payer_change(vma, addr, charge->memcg, &payer);
+
+	if (payer)
+		mem_cgroup_put(payer);
+	return err;
+}
+
 #endif /* KSMDEV_CHARGE_H */

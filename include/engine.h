@@ -24,12 +24,12 @@ void ksmdev_areas_exit(void);
 int ksmdev_area_unmerge(struct ksmdev_area *area, bool (*interrupted)(void));
 
 /* Scanning. engine/scan.c */
-struct ksmdev_scan *ksmdev_scan_create(void);
+struct ksmdev_scan *ksmdev_scan_create(bool all);
 void ksmdev_scan_destroy(struct ksmdev_scan *scan);
 int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 		    unsigned long max_merges, bool (*interrupted)(void));
 int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merged,
-		       bool (*interrupted)(void));
+		       bool privileged, bool (*interrupted)(void));
 
 /* The kernel threads. engine/kksmd.c */
 int ksmdev_kksmd_start(const struct ksm_kthread_info *info);

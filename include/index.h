@@ -3,7 +3,7 @@
  * index.h - from contents to pages
  *
  * Two indexes. Candidates are slots whose page was seen unchanged and has no twin
- * yet; shared pages are those that candidates became. Both are found by fingerprint,
+ * yet; shared pages are those that candidates became. Both are found by domain and fingerprint,
  * which proves nothing: only a comparison of write-protected pages does.
  */
 #ifndef KSMDEV_INDEX_H
@@ -15,10 +15,7 @@
 /* How many candidates of one fingerprint are tried before giving up. */
 #define INDEX_TRIES 4
 
-/* What a page of zeroes hashes to. */
-extern u32 index_zero;
-
-u32 index_fingerprint(struct page *page);
+u32 index_fingerprint(struct page *page, u32 domain);
 unsigned long index_bytes(void);
 void index_resize(unsigned long slots);
 void index_insert(struct chunk *chunk, unsigned int nr);
@@ -29,9 +26,9 @@ unsigned int index_find(struct chunk *chunk, unsigned int nr, bool insert,
 extern unsigned long ksmdev_max_kernel_pages;
 
 bool shared_room(void);
-struct page *shared_find(u32 fingerprint, struct page *like);
-bool shared_known(u32 fingerprint);
-struct page *shared_create(struct mm_struct *mm, struct page *from);
+struct page *shared_find(struct domain *domain, u32 fingerprint, struct page *like);
+bool shared_known(struct domain *domain, u32 fingerprint);
+struct page *shared_create(struct region *region, struct page *from);
 unsigned long shared_count(void);
 unsigned long shared_table_bytes(void);
 int shared_init(void);
@@ -53,7 +50,8 @@ struct told {
 };
 
 void sweep_tell(struct told *copy);
-bool sweep_finds_singles(void);
+bool sweep_has_singles(void);
+bool sweep_wants_looks(void);
 void shared_lost_mapper(void);
 
 #endif /* KSMDEV_INDEX_H */

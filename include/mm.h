@@ -65,6 +65,7 @@ struct ksmdev_look {
  * @planned: for the caller: is about to be merged
  * @partner: for the caller: there is something it could be merged with
  * @held: for the caller: it could not be merged for no reason of its own
+ * @owed: a shared page that @memcg of struct ksmdev_gather is to pay for
  * @trusted: for the caller: its fingerprint is enough to try a merge
  * @alike: for the caller: how many candidates have the same fingerprint
  */
@@ -78,6 +79,7 @@ struct ksmdev_found {
 	bool planned : 1;
 	bool partner : 1;
 	bool held : 1;
+	bool owed : 1;
 	bool trusted : 1;
 	u8 alike;
 };
@@ -154,7 +156,9 @@ unsigned int ksmdev_get_pages(struct mm_struct *mm, struct ksmdev_mapping *map,
 int ksmdev_split(struct page *page);
 
 /* References that per-CPU batches hold. mm/drain.c */
-void ksmdev_drain_lru(void);
+void ksmdev_drain_local(void);
+bool ksmdev_drain_due(void);
+void ksmdev_drain_lru(bool often);
 void ksmdev_drain_exit(void);
 
 /* Which pages changed since they were seen last. mm/watch.c */
@@ -165,6 +169,7 @@ void ksmdev_drain_exit(void);
  * @again: a page to report whether or not it changed; -1 for none
  * @eager: report pages that are wanted at least as much; not 0
  * @shared: report all shared pages
+ * @memcg: of the process, with a reference; NULL: who pays for shared pages is no matter now
  * @whole: all of the page table is the caller's: a huge page's one dirty bit may
  *	be cleared
  * @skipped: increased by the number of pages that were not reported
@@ -174,6 +179,7 @@ struct ksmdev_gather {
 	int again;
 	unsigned int eager;
 	bool shared;
+	struct mem_cgroup *memcg;
 	bool whole;
 	unsigned int skipped;
 };
@@ -199,6 +205,11 @@ int ksmdev_unshare(struct vm_area_struct *vma, unsigned long addr);
 bool ksmdev_is_stray(struct page *page);
 int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, struct page *held,
 		 struct mem_cgroup *to, struct mem_cgroup **from);
+
+/* Who pays for pages that several share. mm/payer.c */
+void ksmdev_payer_round(void);
+int ksmdev_payer_change(struct vm_area_struct *vma, unsigned long addr, struct mem_cgroup *to,
+			struct mem_cgroup **from);
 
 /* mm/symbols.c */
 int ksmdev_mm_init(void);

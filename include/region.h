@@ -25,7 +25,9 @@
 #include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/rbtree.h>
+#include <linux/refcount.h>
 #include <linux/sched/mm.h>
+#include <linux/uidgid.h>
 #include <linux/xarray.h>
 
 #define CHUNK_SHIFT	PMD_SHIFT
@@ -69,6 +71,64 @@ struct slot {
 };
 
 /**
+ * enum region_tree - the trees that a region is in; all by mm and address
+ * @TREE_ALL: of all regions
+ * @TREE_DOMAIN: of those of its domain
+ * @TREE_AREA: of those of its area
+ * @REGION_TREES: how many trees there are
+ */
+enum region_tree {
+	TREE_ALL,
+	TREE_DOMAIN,
+	TREE_AREA,
+	REGION_TREES,
+};
+
+/**
+ * struct tour - regions that are scanned in turn, and where the next scan goes on
+ * @regions: the regions
+ * @tree: which of their trees that is
+ * @mm: the last piece was of this address space,
+ * @addr: and ended here: a position and not a pointer
+ * @passes: how often all were passed over
+ * @waits_since: since when the next piece is waited for
+ * @waits_until: until when; 0: it is not
+ * @looks: this pass looks at all shared pages
+ * @looked: the last one of a domain's tour that did began then, in jiffies
+ *
+ * Guarded by regions_lock, but for the last two.
+ */
+struct tour {
+	struct rb_root regions;
+	enum region_tree tree;
+	struct mm_struct *mm;
+	unsigned long addr;
+	unsigned long passes;
+	u64 waits_since, waits_until;
+	bool looks;
+	unsigned long looked;
+};
+
+/**
+ * struct domain - whose memory may be shared with whose: that of one user
+ * @ref: one of each region, and of each scan that is for this domain alone
+ * @node: in the list of all
+ * @id: in the keys of the indexes; the same domain has the same for ever
+ * @zero: what a page of zeroes hashes to
+ * @tour: its regions
+ *
+ * Pages of two domains never meet: who guesses what another user's memory holds cannot have the guess
+ * confirmed.
+ */
+struct domain {
+	refcount_t ref;
+	struct list_head node;
+	u32 id;
+	u32 zero;
+	struct tour tour;
+};
+
+/**
  * struct ksmdev_counters - what an area counts
  * @slots: how many slots are in each state
  * @scanned: pages visited
@@ -105,10 +165,10 @@ struct ksmdev_area {
 /**
  * struct region - a registered address range
  * @ref: one while it is in the tree, one of each chunk, one of each user
- * @node: in the tree of all regions, by mm and address
- * @in_area: in its area's tree
+ * @in: in each tree, by mm and address
  * @gone: once it left the trees: in a list of those that are to be emptied
  * @area: the area
+ * @domain: of the user who registered it
  * @mm: the address space; its mm_count is held, never its mm_users
  * @start: first address
  * @end: last address plus one
@@ -117,10 +177,10 @@ struct ksmdev_area {
  */
 struct region {
 	struct kref ref;
-	struct rb_node node;
-	struct rb_node in_area;
+	struct rb_node in[REGION_TREES];
 	struct list_head gone;
 	struct ksmdev_area *area;
+	struct domain *domain;
 	struct mm_struct *mm;
 	unsigned long start;
 	unsigned long end;
@@ -156,8 +216,7 @@ struct chunk {
 /* Slot numbers are 32 bits. */
 #define CHUNK_MAX_ID ((u32)(U32_MAX / CHUNK_SLOTS))
 
-void region_get(struct region *region);
-void region_put(struct region *region);
+/* engine/chunk.c */
 struct chunk *chunk_lookup(struct region *region, unsigned long addr);
 struct chunk *chunk_create(struct region *region, unsigned long addr);
 struct chunk *chunk_by_id(u32 id);
@@ -166,15 +225,17 @@ void chunk_put(struct chunk *chunk);
 void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint);
 void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state);
 unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found);
-
-struct region *area_next_region(struct ksmdev_area *area, struct region *region);
-struct region *regions_claim(unsigned long budget, unsigned long *start, unsigned long *end,
-			     bool *new_pass, u64 *until);
-struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, unsigned long addr);
-void regions_skip_to(struct region *region, unsigned long from, unsigned long to);
 unsigned long region_forget(struct region *region, unsigned long start, unsigned long end,
 			    ktime_t until);
 void chunks_resize_index(void);
+
+/* engine/region.c */
+extern struct mutex regions_lock;
+struct region *region_behind(struct tour *tour, struct mm_struct *mm, unsigned long addr);
+struct region *area_next_region(struct ksmdev_area *area, struct region *region);
+struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, unsigned long addr);
+void region_get(struct region *region);
+void region_put(struct region *region);
 void region_bury(struct region *region);
 void regions_bury_dead(void);
 void regions_settle(void);
@@ -197,7 +258,31 @@ struct ksmdev_totals {
 };
 
 void regions_totals(struct ksmdev_totals *totals);
-unsigned long regions_passes(void);
+
+/* engine/domain.c */
+struct domain *domain_get(kuid_t owner);
+void domain_put(struct domain *domain);
+
+/* engine/tour.c */
+extern struct tour tour_all;
+struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long *start,
+			  unsigned long *end, bool *new_pass, u64 *until);
+void tour_skip_to(struct tour *tour, struct region *region, unsigned long from, unsigned long to);
+void tour_left(struct tour *tour);
+unsigned long tour_passes(struct tour *tour);
 bool regions_empty(void);
+
+/**
+ * region_in() - the region of a node of a tree
+ * @node: the node
+ * @tree: which tree it is of
+ *
+ * Context: Any.
+ * Return: the region.
+ */
+static inline struct region *region_in(struct rb_node *node, enum region_tree tree)
+{
+	return container_of(node - tree, struct region, in[0]);
+}
 
 #endif /* KSMDEV_REGION_H */

@@ -39,8 +39,21 @@ struct want {
 };
 
 /**
+ * struct due - a shared page whose other mappings are gone, or whose payer is
+ * @slot: where it is mapped
+ * @paid: it is to be paid for; else nobody else maps it, and it becomes an ordinary page
+ */
+struct due {
+	u16 slot;
+	bool paid;
+};
+
+/**
  * struct ksmdev_scan - the workspace of one scanning context
  * @lock: one user at a time
+ * @tour: which regions it goes over; NULL if it is told a range
+ * @domain: whose tour that is; NULL: everybody's
+ * @privileged: for who may have all CPUs work for it whenever it likes
  * @at_once: do not wait until a page was seen unchanged; wait for locks instead
  * @waiter: the thread that waits for mmap locks; NULL if none does
  * @alarm: ends such a wait
@@ -68,11 +81,14 @@ struct want {
  * @nr_wants: how many
  * @candidate: the candidates of one chunk
  * @pair: those that equal a page, and are to be merged with it
- * @single: slots whose page nobody else maps, and which is to be an ordinary one
- * @nr_single: how many
+ * @due: slots of shared pages that the process is to have for itself, or to pay for
+ * @nr_due: how many
  */
 struct ksmdev_scan {
 	struct mutex lock;
+	struct tour *tour;
+	struct domain *domain;
+	bool privileged;
 	bool at_once;
 	struct task_struct *waiter;
 	struct timer_list alarm;
@@ -100,8 +116,8 @@ struct ksmdev_scan {
 	unsigned int nr_wants;
 	struct ksmdev_mapping candidate[MERGE_BATCH * INDEX_TRIES];
 	struct ksmdev_mapping pair[MERGE_BATCH];
-	u16 single[CHUNK_SLOTS];
-	unsigned int nr_single;
+	struct due due[CHUNK_SLOTS];
+	unsigned int nr_due;
 };
 
 /* engine/scan.c */

@@ -17,7 +17,7 @@
 /**
  * struct shared_entry - stands for one shared page
  * @node: in the table
- * @key: fingerprint, and above it the way
+ * @key: see shared_key()
  * @page: the page; holds no reference, see mm/kpage.c
  *
  * Its memory is an entry's, whosever, for as long as the RCU read lock is held.
@@ -35,15 +35,23 @@ struct shared_entry {
 #define WAY_RETIRED	INDEX_TRIES
 #define WAY_FREE	(INDEX_TRIES + 1)
 
-static inline u64 shared_key(u32 fingerprint, u32 way)
+/* The domain in the upper half; the way above the fingerprint in the lower one. */
+static_assert(FINGERPRINT_BITS <= 28 && WAY_FREE < 8);
+
+static inline u64 shared_key(u32 domain, u32 fingerprint, u32 way)
 {
-	return (u64)way << 32 | fingerprint;
+	return (u64)domain << 32 | way << 28 | fingerprint;
+}
+
+static inline u64 shared_key_with(u64 key, u32 way)
+{
+	return (key & ~(7ULL << 28)) | way << 28;
 }
 
 static inline u32 shared_way(const struct shared_entry *entry)
 {
 	/* Who finds an entry in use finds its page. Pairs with pool_take(). */
-	return smp_load_acquire(&entry->key) >> 32;
+	return (u32)smp_load_acquire(&entry->key) >> 28 & 7;
 }
 
 /* engine/pool.c */

@@ -40,8 +40,14 @@ static struct mem_cgroup *payer(struct folio *folio)
 /* One part of so many of a limit is left to the group, for what it is about to ask for. */
 #define MARGIN_PART 16
 
-/* Is there room in a group and in those that it is in, and will there be some yet? */
-static bool has_margin(struct mem_cgroup *memcg)
+/**
+ * ksmdev_has_margin() - is there room in a group and in those that it is in, and will there be some yet
+ * @memcg: the group; it is referenced, or the RCU read lock held
+ *
+ * Context: Any.
+ * Return: true if it may be charged for what it has not asked for.
+ */
+bool ksmdev_has_margin(struct mem_cgroup *memcg)
 {
 	for (; memcg; memcg = parent_mem_cgroup(memcg)) {
 		unsigned long limit = min(READ_ONCE(memcg->memory.max),
@@ -77,7 +83,7 @@ int ksmdev_recharge(struct folio *folio, struct mem_cgroup *to, struct mem_cgrou
 	*from = payer(folio);
 	if (*from == to)
 		return 0;
-	if (!has_margin(to))
+	if (!ksmdev_has_margin(to))
 		return -ENOMEM;
 	lruvec_stat_mod_folio(folio, NR_ANON_MAPPED, -1);
 	static_call(ksmdev___mem_cgroup_uncharge)(folio);

@@ -84,6 +84,7 @@
 
 #define KSMDEV_SYMBOLS(X)			\
 	X(folio_free_swap)			\
+	X(lru_add_drain)			\
 	X(lru_add_drain_all)			\
 	X(mlock_folio)				\
 	KSMDEV_MEMCG_SYMBOLS(X)			\
@@ -122,7 +123,16 @@ void ksmdev_page_look(struct page *page, struct ksmdev_look *look);
 
 /* mm/charge.c */
 int ksmdev_charge(struct folio *folio, gfp_t gfp);
+bool ksmdev_has_margin(struct mem_cgroup *memcg);
 int ksmdev_recharge(struct folio *folio, struct mem_cgroup *to, struct mem_cgroup **from);
+
+/* mm/kpage.c */
+void ksmdev_kpage_set_round(struct page *page, unsigned long round);
+unsigned long ksmdev_kpage_round(struct page *page);
+
+/* mm/payer.c */
+void ksmdev_payer_begin(struct page *page);
+bool ksmdev_payer_seen(struct page *page, struct mem_cgroup *memcg);
 
 /*
  * Memory tags of arm64 are contents, too, which a comparison of bytes does not see. Only a

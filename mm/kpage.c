@@ -14,7 +14,8 @@
  *	it is on no LRU list, so reclaim does not come to look; it is allocated
  *	unmovable.
  *
- *	it knows whose it is: the entry of our index that stands for it.
+ *	it knows whose it is: the entry of our index that stands for it; and when who pays for
+ *	it was last seen to map it: payer.c.
  *
  * Nobody but its mappings holds a reference, and whoever is about to map it once more. So
  * when its last mapping goes, by whatever way, the kernel frees it then and there, and takes
@@ -45,12 +46,16 @@
 
 #include "internal.h"
 
-/* Our view of the struct page of a shared page: what reverse mapping calls its index is ours. */
+/*
+ * Our view of the struct page of a shared page: what reverse mapping calls its index is ours, and so
+ * is what would be its place in swap.
+ */
 struct kpage {
 	unsigned long flags;
 	struct list_head lru;
 	void *mapping;
 	void *owner;
+	unsigned long round;
 };
 
 #define KPAGE_MATCH(type, page_field, field)				\
@@ -59,6 +64,7 @@ KPAGE_MATCH(struct page, flags, flags);
 KPAGE_MATCH(struct page, lru, lru);
 KPAGE_MATCH(struct page, mapping, mapping);
 KPAGE_MATCH(struct folio, index, owner);
+KPAGE_MATCH(struct folio, private, round);
 
 static_assert((u64)KSMDEV_MAX_SHARING * PID_MAX_LIMIT <= INT_MAX / 2 + 1);
 
@@ -188,6 +194,7 @@ struct page *ksmdev_kpage_alloc(struct page *from)
 	__folio_set_swapbacked(page_folio(page));
 	INIT_LIST_HEAD(&kpage(page)->lru);
 	kpage(page)->owner = NULL;
+	ksmdev_payer_begin(page);
 	WRITE_ONCE(kpage(page)->mapping, kpage_mapping());
 	return page;
 }
@@ -214,6 +221,30 @@ void ksmdev_kpage_set_owner(struct page *page, void *owner)
 void *ksmdev_kpage_owner(struct page *page)
 {
 	return READ_ONCE(kpage(page)->owner);
+}
+
+/**
+ * ksmdev_kpage_set_round() - note when the payer of a shared page was seen
+ * @page: the page, mapped under its page table's lock, or referenced
+ * @round: as of payer.c
+ *
+ * Context: Any.
+ */
+void ksmdev_kpage_set_round(struct page *page, unsigned long round)
+{
+	WRITE_ONCE(kpage(page)->round, round);
+}
+
+/**
+ * ksmdev_kpage_round() - when was the payer of a shared page seen
+ * @page: as above
+ *
+ * Context: Any.
+ * Return: what was noted last.
+ */
+unsigned long ksmdev_kpage_round(struct page *page)
+{
+	return READ_ONCE(kpage(page)->round);
 }
 
 /**

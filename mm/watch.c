@@ -59,7 +59,8 @@ static bool is_asked_for(u16 seen, unsigned int nr, const struct ksmdev_gather *
 }
 
 /* Report a page; NULL is the zero page. */
-static void report(struct page *page, unsigned int nr, bool same, struct ksmdev_found *found)
+static void report(struct page *page, unsigned int nr, bool same, struct mem_cgroup *memcg,
+		   struct ksmdev_found *found)
 {
 	struct ksmdev_look look = { .kind = KSMDEV_ZERO };
 
@@ -69,6 +70,8 @@ static void report(struct page *page, unsigned int nr, bool same, struct ksmdev_
 	if (look.kind == KSMDEV_ANON) {
 		get_page(page);
 		found->page = page;
+	} else if (look.kind == KSMDEV_SHARED && memcg) {
+		found->owed = ksmdev_payer_seen(page, memcg);
 	}
 }
 
@@ -130,7 +133,7 @@ static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
 			skipped++;
 			continue;
 		}
-		report(zero ? NULL : pte_page(pte), nr, same, &found[n]);
+		report(zero ? NULL : pte_page(pte), nr, same, how->memcg, &found[n]);
 		dirty = pte_dirty(pte);
 		if (found[n].kind == KSMDEV_ANON && dirty && !notified) {
 			addr = base + nr * PAGE_SIZE;
@@ -198,7 +201,7 @@ static unsigned int gather_huge(struct vm_area_struct *vma, unsigned long addr,
 			how->skipped++;
 			continue;
 		}
-		report(pfn_to_page(pfn), nr, same, &found[n]);
+		report(pfn_to_page(pfn), nr, same, NULL, &found[n]);
 		if (!same)
 			*seen = seen_now(pfn, dirty, pmd_write(pmd), notified);
 		n++;

@@ -115,6 +115,50 @@ TEST_F(tenants, wave_of_writes)
 	EXPECT_TRUE(alive(a) && alive(b));
 }
 
+/* Wait until a group is charged for no more than that; how much it is. */
+static long wait_for_charge(const char *group, long bytes)
+{
+	double end = ksm_now() + KSM_PATIENCE;
+	long now;
+
+	while ((now = ksm_cgroup_read(group, "memory.current", NULL)) > bytes && ksm_now() < end)
+		usleep(50000);
+	return now;
+}
+
+/* Who no longer maps what he paid for pays no longer; those do who map it. */
+TEST_F(tenants, payer_leaves)
+{
+	const long n = PAGES(16), bytes = n * PGSZ;
+	char *mem = ksm_mmap(n);
+	struct ksm_child *a = TENANT(GROUP, mem, n, 1), *b, *c;
+
+	ksm_passes(&self->k, 2);
+	b = TENANT(OTHER, mem, n, 1);
+	ksm_merge_all(&self->k);
+	c = TENANT(GROUP, mem, n, 1);
+	ksm_merge_all(&self->k);
+	ASSERT_EQ(n, ksm_same_frames(a->pid, mem, b->pid, mem, n));
+	ASSERT_EQ(n, ksm_same_frames(a->pid, mem, c->pid, mem, n));
+	/* It is the one that came to what was there. */
+	ASSERT_LE(bytes, ksm_cgroup_read(OTHER, "memory.current", NULL));
+	ASSERT_GE(bytes / 2, ksm_cgroup_read(GROUP, "memory.current", NULL));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 5000, 0, 0));
+	/* What it maps yet it pays for yet. */
+	ksm_call(b, fn_touch, mem, n / 2, 2);
+	EXPECT_GE(bytes + bytes / 8, wait_for_charge(OTHER, bytes + bytes / 8));
+	EXPECT_LE(bytes - bytes / 8, ksm_cgroup_read(OTHER, "memory.current", NULL));
+	EXPECT_GE(bytes / 2 + bytes / 8, ksm_cgroup_read(GROUP, "memory.current", NULL));
+	ksm_call(b, fn_touch, mem, n, 2);
+	EXPECT_GE(bytes + bytes / 4, wait_for_charge(OTHER, bytes + bytes / 4));
+	EXPECT_LE(bytes - bytes / 4, ksm_cgroup_read(GROUP, "memory.current", NULL));
+	EXPECT_EQ(n, ksm_same_frames(a->pid, mem, c->pid, mem, n));
+	ksm_kill(b);
+	EXPECT_GE(bytes / 4, wait_for_charge(OTHER, bytes / 4));
+	EXPECT_EQ(0, ksm_call(a, ksm_fn_wrong, mem, n, 1));
+	EXPECT_EQ(0, ksm_call(c, ksm_fn_wrong, mem, n, 1));
+}
+
 /*
  * What one process is the last to map becomes its own again only where its group has room for it:
  * nobody is killed for what another one has left.

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * payer.c - that who pays for a shared page maps it
+ *
+ * A shared page is charged to the memory cgroup of one of those that map it. That one's processes may
+ * write to it, unmap it or exit, and others still map it; and nobody tells, nor is there a way from the
+ * page to who maps it. So whoever visits the page tables of all that is registered notes, at each shared page that
+ * the visited process's group pays for, the number of the round. Where another group's process maps a page whose payer
+ * was not seen at it for a whole round, or has no room, that group pays from then on, if it has room.
+ *
+ * No group pays so for what it does not map, unless all who do are full, or registered nowhere any more.
+ */
+#include "internal.h"
+
+/* Which round of visits goes on. */
+static unsigned long round;
+
+/**
+ * ksmdev_payer_round() - all that is registered was visited, and shared pages were looked at
+ *
+ * Context: Any; one caller at a time.
+ */
+void ksmdev_payer_round(void)
+{
+	WRITE_ONCE(round, round + 1);
+}
+
+/**
+ * ksmdev_payer_begin() - a shared page was charged to a process that maps it soon
+ * @page: the page
+ *
+ * Context: Any.
+ */
+void ksmdev_payer_begin(struct page *page)
+{
+	ksmdev_kpage_set_round(page, READ_ONCE(round));
+}
+
+/* So many rounds have begun since the payer was last seen: one was a whole one. */
+#define ROUNDS_UNSEEN 2
+
+#ifdef CONFIG_MEMCG
+/**
+ * ksmdev_payer_seen() - a shared page is mapped by a process that its payer may be in
+ * @page: the page, mapped, its page table's lock held
+ * @memcg: the process's group
+ *
+ * Context: Any.
+ * Return: true if another one pays, and it is for this one to do so.
+ */
+bool ksmdev_payer_seen(struct page *page, struct mem_cgroup *memcg)
+{
+	struct mem_cgroup *payer;
+	bool owed = false;
+
+	if (mem_cgroup_disabled())
+		return false;
+	rcu_read_lock();
+	payer = folio_memcg(page_folio(page));
+	if (payer == memcg)
+		ksmdev_kpage_set_round(page, READ_ONCE(round));
+	else if (payer)
+		owed = (READ_ONCE(round) - ksmdev_kpage_round(page) >= ROUNDS_UNSEEN ||
+			!ksmdev_has_margin(payer)) && ksmdev_has_margin(memcg);
+	rcu_read_unlock();
+	return owed;
+}
+#else
+bool ksmdev_payer_seen(struct page *page, struct mem_cgroup *memcg)
+{
+	return false;
+}
+#endif
+
+/**
+ * ksmdev_payer_change() - have a process's group pay for a shared page that it maps
+ * @vma: a mapping of the process
+ * @addr: the page's address in it
+ * @to: the active memory cgroup, that of the process
+ * @from: set to the one that has paid, with a reference; or NULL
+ *
+ * Context: mmap read lock held. Takes the page table's lock. Does not sleep.
+ * Return: 0; -ESTALE if there is no such page; -EBUSY if somebody else has it locked; -ENOMEM if the
+ * group has no room.
+ */
+int ksmdev_payer_change(struct vm_area_struct *vma, unsigned long addr, struct mem_cgroup *to,
+			struct mem_cgroup **from)
+{
+	struct ksmdev_table table;
+	struct page *page;
+	int err = -ESTALE;
+	pte_t pte;
+
+	*from = NULL;
+	ksmdev_table_lock(vma, addr, &table);
+	if (!table.pte)
+		goto out;
+	pte = ptep_get(ksmdev_pte(&table, addr));
+	if (!pte_present(pte) || pte_special(pte) || compat_pte_devmap(pte))
+		goto out;
+	page = pte_page(pte);
+	if (!ksmdev_is_kpage(page))
+		goto out;
+	err = -EBUSY;
+	if (trylock_page(page)) {
+		err = ksmdev_recharge(page_folio(page), to, from);
+		if (!err)
+			ksmdev_payer_begin(page);
+		unlock_page(page);
+	}
+out:
+	ksmdev_table_unlock(&table);
+	return err;
+}
