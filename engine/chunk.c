@@ -139,19 +139,17 @@ err_slots:
 	return NULL;
 }
 
-/* Forget all that is known of a chunk's pages; the chunk itself goes later. */
+/* Forget all that is known of a chunk's pages, with its lock held; the chunk itself goes later. */
 static void chunk_empty(struct chunk *chunk)
 {
 	unsigned int i;
 
-	mutex_lock(&chunk->lock);
 	for (i = 0; i < CHUNK_SLOTS; i++)
 		chunk_set(chunk, i, SLOT_NONE, 0);
 	free_page((unsigned long)chunk->slots);
 	kfree(chunk->seen);
 	chunk->slots = NULL;
 	chunk->seen = NULL;
-	mutex_unlock(&chunk->lock);
 	atomic_long_sub(SLOTS_BYTES, &chunk->region->area->counters.metadata);
 	xa_erase(&chunks, chunk->id);
 	atomic_long_dec(&nr_chunks);
@@ -207,7 +205,9 @@ struct chunk *chunk_create(struct region *region, unsigned long addr)
 	if (err == -EEXIST)
 		raced = chunk_lookup(region, addr);
 	if (err) {
+		mutex_lock(&chunk->lock);
 		chunk_empty(chunk);
+		mutex_unlock(&chunk->lock);
 		chunk_put(chunk);
 		chunk_put(chunk);
 		chunk = raced;
@@ -217,6 +217,33 @@ out:
 	return chunk;
 }
 
+/*
+ * Take a chunk out of its region and empty it, unless a scan is in it: that may be let run again
+ * much later, if it is a user's.
+ * Return: false if it is still there.
+ */
+static bool chunk_forget(struct region *region, unsigned long addr)
+{
+	struct chunk *chunk = chunk_lookup(region, addr);
+	bool ours;
+
+	if (!chunk)
+		return true;
+	if (!mutex_trylock(&chunk->lock)) {
+		chunk_put(chunk);
+		return false;
+	}
+	/* Or somebody else was faster. */
+	ours = xa_cmpxchg(&region->chunks, addr >> CHUNK_SHIFT, chunk, NULL, 0) == chunk;
+	if (ours)
+		chunk_empty(chunk);
+	mutex_unlock(&chunk->lock);
+	if (ours)
+		chunk_put(chunk);
+	chunk_put(chunk);
+	return true;
+}
+
 /**
  * region_forget() - free the chunks that lie wholly in a range
  * @region: the region
@@ -224,8 +251,9 @@ out:
  * @end: last address plus one
  * @until: when to stop, if there are more than can be freed by then
  *
- * Context: Process; no chunk's lock held. Waits for scans to leave the chunks.
- * Return: @end, or the address of the first chunk that is left.
+ * Context: Process; no chunk's lock held. Waits for nobody.
+ * Return: @end, or the address of the first chunk that is left: there was no time, or somebody
+ * scans it.
  */
 unsigned long region_forget(struct region *region, unsigned long start, unsigned long end,
 			    ktime_t until)
@@ -239,12 +267,8 @@ unsigned long region_forget(struct region *region, unsigned long start, unsigned
 	xa_for_each_range(&region->chunks, index, chunk, first, last - 1) {
 		if (until != KTIME_MAX && ktime_after(ktime_get(), until))
 			return index << CHUNK_SHIFT;
-		chunk = xa_erase(&region->chunks, index);
-		/* Or somebody else was faster. */
-		if (chunk) {
-			chunk_empty(chunk);
-			chunk_put(chunk);
-		}
+		if (!chunk_forget(region, index << CHUNK_SHIFT))
+			return index << CHUNK_SHIFT;
 		cond_resched();
 	}
 	return end;

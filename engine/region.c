@@ -171,6 +171,9 @@ static void region_unlink(struct region *region, struct list_head *gone)
 /* How long who wants to see that done waits for it. */
 #define SETTLE_TIME	(HZ / 10)
 
+/* How long the work item leaves regions alone that a scan is in. */
+#define EMPTY_AGAIN	(HZ / 100 + 1)
+
 /* Regions that wait for the work item, and how many it has not done with. */
 static LIST_HEAD(unlinked);
 static DEFINE_SPINLOCK(unlinked_lock);
@@ -178,8 +181,8 @@ static unsigned int nr_unlinked;
 static DECLARE_WAIT_QUEUE_HEAD(unlinked_wait);
 
 /*
- * Free what unlinked regions hold, and the trees' references, in order. Those that are
- * not empty when the time is up stay in the list.
+ * Free what unlinked regions hold, and the trees' references. Those that are not empty when the time
+ * is up, or that a scan is in, stay in the list.
  * Return: how many do not.
  */
 static unsigned int empty_list(struct list_head *list, ktime_t until)
@@ -189,7 +192,7 @@ static unsigned int empty_list(struct list_head *list, ktime_t until)
 
 	list_for_each_entry_safe(region, next, list, gone) {
 		if (region_forget(region, 0, ULONG_MAX, until) != ULONG_MAX)
-			break;
+			continue;
 		list_del(&region->gone);
 		region_put(region);
 		done++;
@@ -198,10 +201,14 @@ static unsigned int empty_list(struct list_head *list, ktime_t until)
 	return done;
 }
 
+static void empty_unlinked(struct work_struct *work);
+static DECLARE_DELAYED_WORK(unlinked_work, empty_unlinked);
+
 static void empty_unlinked(struct work_struct *work)
 {
 	unsigned int done;
 	LIST_HEAD(list);
+	bool again;
 
 	spin_lock(&unlinked_lock);
 	list_splice_init(&unlinked, &list);
@@ -209,11 +216,13 @@ static void empty_unlinked(struct work_struct *work)
 	done = empty_list(&list, KTIME_MAX);
 	spin_lock(&unlinked_lock);
 	WRITE_ONCE(nr_unlinked, nr_unlinked - done);
+	again = !list_empty(&list);
+	list_splice_tail(&list, &unlinked);
 	spin_unlock(&unlinked_lock);
 	wake_up_all(&unlinked_wait);
+	if (again)
+		queue_delayed_work(system_dfl_wq, &unlinked_work, EMPTY_AGAIN);
 }
-
-static DECLARE_WORK(unlinked_work, empty_unlinked);
 
 /*
  * Empty regions that were unlinked just now. A terabyte has half a million chunks: who
@@ -232,7 +241,7 @@ static void empty_regions(struct list_head *list)
 	WRITE_ONCE(nr_unlinked, nr_unlinked + list_count_nodes(list));
 	list_splice_tail(list, &unlinked);
 	spin_unlock(&unlinked_lock);
-	queue_work(system_dfl_wq, &unlinked_work);
+	mod_delayed_work(system_dfl_wq, &unlinked_work, 0);
 }
 
 /**
@@ -254,7 +263,8 @@ void regions_settle(void)
  */
 void ksmdev_areas_exit(void)
 {
-	flush_work(&unlinked_work);
+	/* Nobody scans, so nothing is left over. */
+	flush_delayed_work(&unlinked_work);
 }
 
 /**
