@@ -302,6 +302,21 @@ static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chu
 	splitter_end(&splitter);
 }
 
+/*
+ * The chunk of candidates that were found a moment ago; NULL if it is gone. Its number may have been
+ * given out anew, to a chunk of another domain.
+ */
+static struct chunk *candidates_chunk(struct chunk *chunk, u32 id)
+{
+	struct chunk *other = chunk_by_id(id);
+
+	if (other && other->region->domain != chunk->region->domain) {
+		chunk_put(other);
+		return NULL;
+	}
+	return other;
+}
+
 /* All pages that want candidates. */
 static void match_wants(struct ksmdev_scan *scan, struct chunk *chunk)
 {
@@ -311,7 +326,7 @@ static void match_wants(struct ksmdev_scan *scan, struct chunk *chunk)
 	for (i = 0; i < scan->nr_wants; i += n) {
 		struct want *want = &scan->want[i];
 		u32 id = want->slot / CHUNK_SLOTS;
-		struct chunk *other = chunk_by_id(id);
+		struct chunk *other = candidates_chunk(chunk, id);
 
 		for (n = 1; i + n < scan->nr_wants && want[n].slot / CHUNK_SLOTS == id; n++)
 			;

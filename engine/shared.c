@@ -142,6 +142,11 @@ static struct page *lookup(u64 key)
 		err = ksmdev_kpage_get(page, entry);
 		if (err == -ENOENT)
 			shared_drop_stale(entry);
+		/* The entry may have been used again, for a page that is another domain's. */
+		if (!err && READ_ONCE(entry->key) != key) {
+			put_page(page);
+			err = -EBUSY;
+		}
 		if (err)
 			page = ERR_PTR(err);
 	}

@@ -279,9 +279,16 @@ int ksmdev_kpage_get(struct page *page, const void *owner)
 	unsigned int spins = LOCK_SPINS;
 	int err = 0;
 
-	/* First, so that no page of anybody else is touched. */
 	if (!ksmdev_kpage_alive(page, owner) || !get_page_unless_zero(page))
 		return -ENOENT;
+	/*
+	 * It may have been freed just before that, and be somebody's new page, the flags of which he
+	 * takes for his alone.
+	 */
+	if (!ksmdev_kpage_alive(page, owner)) {
+		put_page(page);
+		return -ENOENT;
+	}
 	/* Whoever finds with the page locked that he has the only reference may write to it. */
 	while (!trylock_page(page)) {
 		if (!spins--) {
