@@ -103,6 +103,8 @@ extern void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start, unsign
 #endif
 /* mm/internal.h, which is not for modules. */
 extern void mlock_folio(struct folio *folio);
+/* There since 7.2 or 7.3. */
+extern void lru_add_drain(void);
 
 #define KSMDEV_DECLARE_SYMBOL(name) DECLARE_STATIC_CALL(ksmdev_##name, name);
 KSMDEV_SYMBOLS(KSMDEV_DECLARE_SYMBOL)
