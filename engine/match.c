@@ -367,7 +367,7 @@ static void match_batch(struct ksmdev_scan *scan, struct chunk *chunk, u16 *batc
 		if (!scan->map[i].err)
 			continue;
 		scan->found[scan->map[i].found].planned = false;
-		/* For want of a lock: that is not the page's fault. */
+		/* For want of a lock, or a batch has it yet: that is not the page's fault. */
 		if (scan->map[i].err == -EAGAIN)
 			scan->found[scan->map[i].found].held = true;
 	}

@@ -101,7 +101,7 @@ static int claim_page(struct page *page)
 	if (ksmdev_page_tagged(page))
 		return -ESTALE;
 	if (mapcount + 1 + folio_test_swapcache(page_folio(page)) != page_ref_count(page))
-		return -EBUSY;
+		return PageLRU(page) || ksmdev_is_stray(page) ? -EBUSY : -EAGAIN;
 	if (PageAnonExclusive(page))
 		return compat_try_share_anon_rmap(page);
 	return 0;
@@ -118,8 +118,8 @@ static int claim_page(struct page *page)
  * held by nobody but its mappings, the swap cache and the caller's one reference.
  * Such a page's contents stay as they are for as long as its pte stays @pte. A
  * page that fails is mapped as before; @err says why: -ESTALE (no longer this
- * page, or it got memory tags), -EBUSY (locked, pinned or otherwise in use), -E2BIG
- * (part of a large folio).
+ * page, or it got memory tags), -EBUSY (locked, pinned or otherwise in use), -EAGAIN (in use, and
+ * it waits in some CPU's batch to be put on an LRU list: see drain.c), -E2BIG (part of a large folio).
  *
  * Every entry must be passed on to replace_page(), which unlocks the pages.
  *
