@@ -126,7 +126,7 @@ static bool must_leave(void)
 	       default_signalled();
 }
 
-/* May the caller do things for, and to, everybody? Who may not is not refused, and so not reported. */
+/* May the caller do things for, and to, everybody? Who may not is not refused, so not reported. */
 static bool privileged(void)
 {
 	return ns_capable_noaudit(&init_user_ns, CAP_SYS_ADMIN);

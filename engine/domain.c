@@ -2,10 +2,11 @@
 /*
  * domain.c - whose memory may be shared with whose
  *
- * Whether a page is shared can be told by who maps it: by the time that a write takes, by
- * what /proc says, by how many pages KSM_MERGE_RANGE has merged. So where pages of two owners met, one could
- * guess what the other's hold and see the guess confirmed. They do not: each user's memory is a domain of its
- * own, which is part of the key of both indexes. Zero pages are no secret; they are the kernel's.
+ * Whether a page is shared can be told by who maps it: by the time that a write takes, by what
+ * /proc says, by how many pages KSM_MERGE_RANGE has merged. So where pages of two owners met, one
+ * could guess what the other's hold and see the guess confirmed. They do not: each user's memory
+ * is a domain of its own, which is part of the key of both indexes. Zero pages are no secret;
+ * they are the kernel's.
  *
  * Who registers memory decides, by his effective user id as the kernel knows it: two containers
  * that map the same id to different ones outside are two users.
@@ -53,8 +54,8 @@ static struct domain *find(u32 id)
  * domain_get() - the domain of a user
  * @owner: the user
  *
- * Shared pages outlive their domain, for as long as they are mapped. So its number is the user's, and no other
- * domain ever has it.
+ * Shared pages outlive their domain, for as long as they are mapped. So its number is the user's,
+ * and no other domain ever has it.
  *
  * Context: Process; memory is charged to its cgroup.
  * Return: the domain with a reference, or NULL if there is no memory.

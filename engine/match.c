@@ -303,8 +303,8 @@ static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chu
 }
 
 /*
- * The chunk of candidates that were found a moment ago; NULL if it is gone. Its number may have been
- * given out anew, to a chunk of another domain.
+ * The chunk of candidates that were found a moment ago; NULL if it is gone. Its number may have
+ * been given out anew, to a chunk of another domain.
  */
 static struct chunk *candidates_chunk(struct chunk *chunk, u32 id)
 {

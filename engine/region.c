@@ -181,8 +181,8 @@ static unsigned int nr_unlinked;
 static DECLARE_WAIT_QUEUE_HEAD(unlinked_wait);
 
 /*
- * Free what unlinked regions hold, and the trees' references. Those that are not empty when the time
- * is up, or that a scan is in, stay in the list.
+ * Free what unlinked regions hold, and the trees' references. Those that are not empty when the
+ * time is up, or that a scan is in, stay in the list.
  * Return: how many do not.
  */
 static unsigned int empty_list(struct list_head *list, ktime_t until)

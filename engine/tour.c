@@ -2,10 +2,10 @@
 /*
  * tour.c - in which order regions are scanned, and by whom
  *
- * A tour goes over regions again and again, a piece of at most a chunk at a time. All regions are in one,
- * which is that of kksmd and of whoever may scan for everybody; those of a domain are in
- * another, for users who scan what is theirs. Scans that are on the same tour share it:
- * whoever comes takes the next piece.
+ * A tour goes over regions again and again, a piece of at most a chunk at a time. All regions are
+ * in one, which is that of kksmd and of whoever may scan for everybody; those of a domain are in
+ * another, for users who scan what is theirs. Scans that are on the same tour share it: whoever
+ * comes takes the next piece.
  *
  * Where it goes on is a position in the order of regions, not a pointer to one, so that regions
  * may come and go and no scan loses its place.

@@ -117,8 +117,8 @@ struct tour {
  * @zero: what a page of zeroes hashes to
  * @tour: its regions
  *
- * Pages of two domains never meet: who guesses what another user's memory holds cannot have the guess
- * confirmed.
+ * Pages of two domains never meet: who guesses what another user's memory holds cannot have the
+ * guess confirmed.
  */
 struct domain {
 	refcount_t ref;

@@ -82,7 +82,7 @@ int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, struct page *he
 	err = -EBUSY;
 	/* With the page locked nobody takes a reference to map it: see ksmdev_kpage_get(). */
 	if (trylock_page(page)) {
-		if (page_ref_count(page) == 1 + (page == held))
+		if (page_ref_count(page) == (page == held ? 2 : 1))
 			err = ksmdev_recharge(page_folio(page), to, from);
 		if (!err)
 			adopt(vma, addr, page);

@@ -41,7 +41,7 @@ static struct mem_cgroup *payer(struct folio *folio)
 #define MARGIN_PART 16
 
 /**
- * ksmdev_has_margin() - is there room in a group and in those that it is in, and will there be some yet
+ * ksmdev_has_margin() - does a group, and do those that it is in, have room to spare
  * @memcg: the group; it is referenced, or the RCU read lock held
  *
  * Context: Any.

@@ -8,9 +8,9 @@
  * wants it done waits for that one: for a while, unless it is late already, and until a
  * signal comes. Without it some pages are merged a pass later, and that is all.
  *
- * It is work for every CPU that has such a batch, whosever that CPU is. So it is done once a second at
- * most, for all together, but for who may do anything to the machine anyway. What a task wrote
- * itself is mostly in the batch of its own CPU, which is not to be had from others.
+ * It is work for every CPU that has such a batch, whosever that CPU is. So it is done once a
+ * second at most, for all together, but for who may do anything to the machine anyway. What a
+ * task wrote itself is mostly in the batch of its own CPU, which is not to be had from others.
  */
 #include <linux/wait.h>
 #include <linux/workqueue.h>

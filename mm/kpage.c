@@ -47,8 +47,8 @@
 #include "internal.h"
 
 /*
- * Our view of the struct page of a shared page: what reverse mapping calls its index is ours, and so
- * is what would be its place in swap.
+ * Our view of the struct page of a shared page: what reverse mapping calls its index is ours, and
+ * so is what would be its place in swap.
  */
 struct kpage {
 	unsigned long flags;
@@ -282,8 +282,8 @@ int ksmdev_kpage_get(struct page *page, const void *owner)
 	if (!ksmdev_kpage_alive(page, owner) || !get_page_unless_zero(page))
 		return -ENOENT;
 	/*
-	 * It may have been freed just before that, and be somebody's new page, the flags of which he
-	 * takes for his alone.
+	 * It may have been freed just before that, and be somebody's new page, the flags of which
+	 * he takes for his alone.
 	 */
 	if (!ksmdev_kpage_alive(page, owner)) {
 		put_page(page);

@@ -2,13 +2,15 @@
 /*
  * payer.c - that who pays for a shared page maps it
  *
- * A shared page is charged to the memory cgroup of one of those that map it. That one's processes may
- * write to it, unmap it or exit, and others still map it; and nobody tells, nor is there a way from the
- * page to who maps it. So whoever visits the page tables of all that is registered notes, at each shared page that
- * the visited process's group pays for, the number of the round. Where another group's process maps a page whose payer
- * was not seen at it for a whole round, or has no room, that group pays from then on, if it has room.
+ * A shared page is charged to the memory cgroup of one of those that map it. That one's processes
+ * may write to it, unmap it or exit, and others still map it; and nobody tells, nor is there a
+ * way from the page to who maps it. So whoever visits the page tables of all that is registered
+ * notes, at each shared page that the visited process's group pays for, the number of the round.
+ * Where another group's process maps a page whose payer was not seen at it for a whole round, or
+ * has no room, that group pays from then on, if it has room.
  *
- * No group pays so for what it does not map, unless all who do are full, or registered nowhere any more.
+ * No group pays so for what it does not map, unless all who do are full, or registered nowhere
+ * any more.
  */
 #include "internal.h"
 
@@ -80,8 +82,8 @@ bool ksmdev_payer_seen(struct page *page, struct mem_cgroup *memcg)
  * @from: set to the one that has paid, with a reference; or NULL
  *
  * Context: mmap read lock held. Takes the page table's lock. Does not sleep.
- * Return: 0; -ESTALE if there is no such page; -EBUSY if somebody else has it locked; -ENOMEM if the
- * group has no room.
+ * Return: 0; -ESTALE if there is no such page; -EBUSY if somebody else has it locked; -ENOMEM if
+ * the group has no room.
  */
 int ksmdev_payer_change(struct vm_area_struct *vma, unsigned long addr, struct mem_cgroup *to,
 			struct mem_cgroup **from)

@@ -114,12 +114,12 @@ static int claim_page(struct page *page)
  *	An entry that comes with @err set is left alone.
  * @nr: how many; all in one page table, each at most once
  *
- * Succeeds for a page that is anonymous, small, still mapped at its address and
- * held by nobody but its mappings, the swap cache and the caller's one reference.
- * Such a page's contents stay as they are for as long as its pte stays @pte. A
- * page that fails is mapped as before; @err says why: -ESTALE (no longer this
- * page, or it got memory tags), -EBUSY (locked, pinned or otherwise in use), -EAGAIN (in use, and
- * it waits in some CPU's batch to be put on an LRU list: see drain.c), -E2BIG (part of a large folio).
+ * Succeeds for a page that is anonymous, small, still mapped at its address and held by nobody
+ * but its mappings, the swap cache and the caller's one reference. Such a page's contents stay as
+ * they are for as long as its pte stays @pte. A page that fails is mapped as before; @err says
+ * why: -ESTALE (no longer this page, or it got memory tags), -EBUSY (locked, pinned or otherwise
+ * in use), -EAGAIN (in use, and it waits in some CPU's batch to be put on an LRU list: see
+ * drain.c), -E2BIG (part of a large folio).
  *
  * Every entry must be passed on to replace_page(), which unlocks the pages.
  *
