@@ -11,7 +11,13 @@
  * it goes on. No figure is judged here.
  *
  * A pass is over when full_scans says so, or when KSM_SCAN has visited as many pages
- * as are registered. CPU time is that of the scanner's threads, from the scheduler.
+ * as are registered. How much is shared is told by page tables while time is measured, see
+ * saved.c, and by the scanner afterwards, which has it counted then.
+ *
+ * CPU time is that of the scanner's threads, or of the caller of KSM_SCAN, and of the kernel's
+ * workers, all from the scheduler: /dev/ksm has shared pages counted by a work item. Nothing tells
+ * whose work a worker did, so what they did for anybody else meanwhile is in the figures of both
+ * sides.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -32,6 +38,7 @@
 
 #include "../ksm_util.h"
 #include "guest.h"
+#include "saved.h"
 #include "scanner.h"
 
 #define MIB		(1UL << 20)
@@ -527,7 +534,7 @@ static bool map_memory(void)
  * Measuring
  */
 
-/* A point of the curve of what was saved. */
+/* A point of the curve of what was saved, as a part of what can be. */
 struct point {
 	double wall;
 	double cpu;
@@ -561,14 +568,16 @@ static struct point crossing(struct point a, struct point b, double goal)
 	};
 }
 
-static struct point look(const struct scanner *scanner, struct point start)
+/* @looking: CPU time that looks took so far, where that of the scanner cannot be told from it. */
+static struct point look(const struct scanner *scanner, struct point start, double *looking)
 {
-	struct point p = { .cpu = scanner_cpu(scanner), .wall = now() };
+	double cpu = scanner_cpu(scanner);
+	struct point p = { .cpu = cpu - start.cpu - *looking, .wall = now() - start.wall };
 
-	p.cpu -= start.cpu;
-	p.wall -= start.wall;
-	/* The value is of a moment later: reading it takes time. */
-	p.saved = scanner->saved() - start.saved;
+	/* Of a moment later: that takes time. */
+	p.saved = saved_part();
+	if (clock_is_coarse)
+		*looking += scanner_cpu(scanner) - cpu;
 	return p;
 }
 
@@ -600,10 +609,9 @@ static struct point scan(unsigned long pages)
  * With one CPU, to watch the thread would cost more of its time than what it does:
  * so it is not the thread that scans but we, bit by bit, and look in between.
  */
-static bool converge_in_bites(const struct scanner *scanner, double goal, struct point *at)
+static bool converge_in_bites(double goal, struct point *at)
 {
 	unsigned long bite = all_pages() / BITES;
-	double before = scanner->saved();
 	struct point last = { }, next, took;
 	unsigned int i;
 
@@ -611,7 +619,7 @@ static bool converge_in_bites(const struct scanner *scanner, double goal, struct
 		took = scan(bite);
 		next.wall = last.wall + took.wall;
 		next.cpu = last.cpu + took.cpu;
-		next.saved = scanner->saved() - before;
+		next.saved = saved_part();
 		if (next.saved >= goal) {
 			*at = crossing(last, next, goal);
 			return true;
@@ -625,34 +633,35 @@ static bool converge_in_bites(const struct scanner *scanner, double goal, struct
 /* Start the scanner and wait for @goal. It runs when this returns, if it is a thread. */
 static bool converge(const struct scanner *scanner, double goal, struct point *at)
 {
-	struct point start = { .wall = now() }, last = { }, next = { };
-	double passes;
+	struct point start = { }, last = { }, next = { };
+	double passes, workers, looking = 0;
 
 	if (scanner == &ksmdev && clock_is_coarse) {
-		bool done = converge_in_bites(scanner, goal, at);
+		bool done = converge_in_bites(goal, at);
 
 		scanner->start();
 		return done;
 	}
 	passes = scanner->full_scans();
-	start.saved = scanner->saved();
+	workers = workers_cpu();
 	start.cpu = scanner_cpu(scanner);
 	start.wall = now();
 	scanner->start();
 	for (;;) {
 		/* Often enough for the curve, seldom enough not to cost anything. */
 		wait_ms(5 + 1000 * next.wall / 40);
-		next = look(scanner, start);
-		if (next.saved >= goal) {
-			*at = crossing(last, next, goal);
-			return true;
-		}
-		if (scanner->full_scans() > passes + MOST_PASSES)
+		next = look(scanner, start, &looking);
+		if (next.saved >= goal || scanner->full_scans() > passes + MOST_PASSES)
 			break;
 		last = next;
 	}
-	*at = next;
-	return false;
+	*at = next.saved >= goal ? crossing(last, next, goal) : next;
+	workers = workers_cpu() - workers;
+	at->cpu += workers;
+	if (!clock_is_coarse)
+		say("%s, %s: the kernel's workers took %.4f s of CPU meanwhile", load->name,
+		    scanner->name, workers);
+	return next.saved >= goal;
 }
 
 /* Wait for the end of a pass. */
@@ -680,22 +689,26 @@ static void let_pass(const struct scanner *scanner, unsigned int n)
 static double idle(const struct scanner *scanner)
 {
 	double from = next_pass(scanner, scanner->full_scans()), passes = from;
-	double start = now(), cpu = scanner_cpu(scanner);
+	double start = now(), cpu = scanner_cpu(scanner), workers = workers_cpu();
 
 	do {
 		passes = next_pass(scanner, passes);
 	} while (now() - start < 1 || passes < from + 3);
-	return (scanner_cpu(scanner) - cpu) / (passes - from);
+	cpu = scanner_cpu(scanner) - cpu;
+	return (cpu + workers_cpu() - workers) / (passes - from);
 }
 
 /* So many whole passes from a standing start; it stands again afterwards. */
 static struct point some_passes(const struct scanner *scanner, unsigned int n)
 {
+	double from, passes, workers = workers_cpu();
 	struct point p = { };
-	double from, passes;
 
-	if (scanner == &ksmdev)
-		return scan(n * all_pages());
+	if (scanner == &ksmdev) {
+		p = scan(n * all_pages());
+		p.cpu += workers_cpu() - workers;
+		return p;
+	}
 	from = passes = scanner->full_scans();
 	p.wall = now();
 	p.cpu = scanner_cpu(scanner);
@@ -704,6 +717,7 @@ static struct point some_passes(const struct scanner *scanner, unsigned int n)
 		passes = next_pass(scanner, passes);
 	p.cpu = scanner_cpu(scanner) - p.cpu;
 	p.wall = now() - p.wall;
+	p.cpu += workers_cpu() - workers;
 	scanner->stop();
 	return p;
 }
@@ -813,7 +827,9 @@ static void measure(const struct scanner *scanner)
 	flushes = tlb_interrupts();
 
 	if (load->what & CONVERGE) {
-		done = converge(scanner, 0.99 * possible(), &p);
+		saved_open(worker, load->workers, base, load_pages, load->page);
+		done = converge(scanner, 0.99, &p);
+		saved_close();
 	} else {
 		p = some_passes(scanner, 2);
 		scanner->start();
@@ -822,7 +838,7 @@ static void measure(const struct scanner *scanner)
 		flushes = tlb_interrupts() - flushes;
 	if (!done)
 		say("%s, %s: only %.1f %% of what is possible after %d passes", name,
-		    scanner->name, 100 * p.saved / possible(), MOST_PASSES);
+		    scanner->name, 100 * p.saved, MOST_PASSES);
 	/* What is left to merge, and then what the scanner calls old. */
 	let_pass(scanner, 3);
 	if (load->what & IDLE) {
@@ -857,7 +873,7 @@ static void measure(const struct scanner *scanner)
 	}
 	if (load->what & TLB && flushes >= 0 && done)
 		sample(name, "TLB flush interrupts", "/merged page", scanner,
-		       flushes / p.saved);
+		       flushes / (p.saved * possible()));
 	if (!(load->what & TLB))
 		sample(name, "metadata", "bytes/page", scanner,
 		       scanner->metadata() / all_pages());

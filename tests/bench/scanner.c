@@ -149,6 +149,7 @@ void read_counters(const struct scanner *scanner, double values[MAX_COUNTERS])
 {
 	unsigned int i;
 
+	scanner->count();
 	for (i = 0; i < MAX_COUNTERS; i++)
 		values[i] = scanner->counters[i] ?
 			    stat_in(scanner->dir, scanner->counters[i]) : UNKNOWN;
@@ -205,6 +206,17 @@ static void find_threads(const char *name)
 		ksm_die("there is no thread called %s", name);
 }
 
+/* In seconds; UNKNOWN if it is gone. */
+static double thread_cpu(int pid)
+{
+	char path[64];
+	double ns;
+
+	snprintf(path, sizeof(path), "/proc/%d/schedstat", pid);
+	ns = read_number(path);
+	return ns == UNKNOWN ? UNKNOWN : ns / 1e9;
+}
+
 double scanner_cpu(const struct scanner *scanner)
 {
 	double sum = 0;
@@ -215,15 +227,35 @@ double scanner_cpu(const struct scanner *scanner)
 	if (!nr_threads)
 		find_threads(scanner->thread);
 	for (i = 0; i < nr_threads; i++) {
-		char path[64];
-		double ns;
+		double cpu = thread_cpu(threads[i]);
 
-		snprintf(path, sizeof(path), "/proc/%d/schedstat", threads[i]);
-		ns = read_number(path);
-		if (ns < 0)
-			ksm_die("%s cannot be read: the kernel must have CONFIG_SCHED_INFO", path);
-		sum += ns / 1e9;
+		if (cpu == UNKNOWN)
+			ksm_die("/proc/%d/schedstat cannot be read: the kernel must have CONFIG_SCHED_INFO",
+				threads[i]);
+		sum += cpu;
 	}
+	return sum;
+}
+
+/* A worker that has nothing to do lives on for minutes, so what it did is not lost. */
+double workers_cpu(void)
+{
+	struct dirent *entry;
+	double sum = 0, cpu;
+	DIR *dir;
+
+	if (clock_is_coarse)
+		return 0;
+	dir = opendir("/proc");
+	while (dir && (entry = readdir(dir))) {
+		if (!isdigit(entry->d_name[0]) || !is_thread_of(entry->d_name, "kworker"))
+			continue;
+		cpu = thread_cpu(atoi(entry->d_name));
+		if (cpu != UNKNOWN)
+			sum += cpu;
+	}
+	if (dir)
+		closedir(dir);
 	return sum;
 }
 
@@ -301,6 +333,11 @@ static double ksmd_saved(void)
 	return stat_in(KSMD_DIR, "pages_sharing") + (zero > 0 ? zero : 0);
 }
 
+/* It counts as it goes. */
+static void ksmd_count(void)
+{
+}
+
 static double ksmd_full_scans(void)
 {
 	return stat_in(KSMD_DIR, "full_scans");
@@ -322,6 +359,7 @@ const struct scanner ksmd = {
 	.start = ksmd_start,
 	.stop = ksmd_stop,
 	.saved = ksmd_saved,
+	.count = ksmd_count,
 	.full_scans = ksmd_full_scans,
 	.metadata = ksmd_metadata,
 	.dir = KSMD_DIR,
@@ -402,6 +440,12 @@ static double ksmdev_saved(void)
 	return ksmdev_stat("pages_sharing") + ksmdev_stat("zero_pages");
 }
 
+/* What is told was counted a while ago; ksm_stat() waits until it is anew, all of it. */
+static void ksmdev_count(void)
+{
+	ksmdev_stat("pages_sharing");
+}
+
 static double ksmdev_full_scans(void)
 {
 	return ksmdev_stat("full_scans");
@@ -422,6 +466,7 @@ const struct scanner ksmdev = {
 	.start = ksmdev_start,
 	.stop = ksmdev_stop,
 	.saved = ksmdev_saved,
+	.count = ksmdev_count,
 	.full_scans = ksmdev_full_scans,
 	.metadata = ksmdev_metadata,
 	.dir = KSMDEV_DIR,

@@ -23,7 +23,8 @@
  * @finish: after all have detached: forget everything
  * @start: run at full speed
  * @stop: returns when it does not run any more
- * @saved: pages saved as it says itself: for the curve, not for the account
+ * @saved: pages saved as it says itself, now: may wait for that to be counted
+ * @count: returns when its counters, and what is in @dir, are of now
  * @full_scans: passes over all memory so far
  * @metadata: bytes that it needs for what it knows
  * @dir: where its counters are
@@ -39,6 +40,7 @@ struct scanner {
 	void (*start)(void);
 	void (*stop)(void);
 	double (*saved)(void);
+	void (*count)(void);
 	double (*full_scans)(void);
 	double (*metadata)(void);
 	const char *dir;
@@ -64,6 +66,8 @@ void scanners_open(void);
 double now(void);
 /* CPU time of the scanner's threads, in seconds; compare with an earlier value. */
 double scanner_cpu(const struct scanner *scanner);
+/* The same of all kworkers, whoever they work for; 0 where scanner_cpu() is that of all. */
+double workers_cpu(void);
 /* CPU time of the caller. */
 double own_cpu(void);
 #define ANY_CPU (-1)
@@ -75,6 +79,7 @@ double read_number(const char *path);
 double ksmdev_stat(const char *name);
 /* A setting; dies if it is refused. */
 void ksmdev_set(const char *name, const char *value);
+/* As they are now; may wait for them to be counted. */
 void read_counters(const struct scanner *scanner, double values[MAX_COUNTERS]);
 /* Forget the longest hold so far. */
 void ksmdev_reset_hold(void);
