@@ -10,14 +10,22 @@ trap 'rm -rf "$tmp"' EXIT
 tap_n=0
 tap_failed=0
 
+# The time in hundredths of a second since the machine was booted.
+hundredths() {
+	local now
+	read -r now _ </proc/uptime
+	echo "${now%.*}${now#*.}"
+}
+
 # counted DIRECTORY FILE...: what statistics of the driver say, in one line. They are counted now
 # and then, and soon after somebody has asked: what is younger than we have waited is of after that.
 counted() {
-	local dir="$1" i=0
+	local dir="$1" i=0 asked waited
 	shift
-	cat "$dir/stats_age_ms" >/dev/null
-	sleep 0.2
-	until [ "$(cat "$dir/stats_age_ms")" -lt 200 ] || [ $i -ge 600 ]; do
+	asked=$(hundredths)
+	while [ $i -lt 600 ]; do
+		waited=$((($(hundredths) - asked) * 10))
+		[ "$(cat "$dir/stats_age_ms")" -ge $waited ] || break
 		sleep 0.1
 		i=$((i + 1))
 	done
