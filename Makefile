@@ -12,6 +12,8 @@
 #	make check-debug	the same tests on kernels with all their debugging on (KERNEL=debug-7.3: on
 #				that alone)
 #	make check-kernels	all tests on every kernel of scripts/kernels.list, and a table
+#	make check-neighbours	what one tenant can do to another, at length, on 6.1 and 6.12, and
+#				a table (SECONDS=N: longer)
 #	make check-guests	the long tests with KVM guests, on 6.1 and 6.12 (SECONDS=N: longer)
 #	make bench		against the kernel's ksmd (QUICK=1: in four minutes; KERNEL=)
 #	make static		the static checks alone
@@ -25,8 +27,9 @@ VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' dkms.conf)
 # All of this makefile's paths are relative to it.
 KDIR ?= /lib/modules/$(shell uname -r)/build
 KMAKE ?= $(MAKE) -C $(KDIR)
-# What KVM guests run on.
+# What KVM guests run on, and tenants.
 GUESTS := 6.1 6.12
+NEIGHBOURS := 6.1 6.12
 # Off where the kernel has no static calls (User-Mode Linux): all calls are through pointers there.
 CHECK_BRANCHES ?= scripts/check-branches
 MODULE_SOURCES := Kbuild ksm.c ksm.h $(wildcard include/*.h mm/*.c mm/*.h engine/*.c)
@@ -128,6 +131,13 @@ check-kernels: setup
 PHONY += check-debug
 check-debug: setup-debug
 	@tests/debug/check $(KERNEL:%=-k %)
+
+PHONY += check-neighbours
+check-neighbours:
+	@scripts/setup $(NEIGHBOURS)
+	@$(MAKE) --no-print-directory -s $(NEIGHBOURS:%=module-%) tools
+	@$(MAKE) --no-print-directory -s -C tests
+	@tests/neighbours $(SECONDS:%=-t %) $(NEIGHBOURS)
 
 # Both kernels side by side: an emulated VM for guests has one CPU.
 PHONY += check-guests
