@@ -8,10 +8,12 @@
  * every second one the neighbour is hostile (hostile_load.h), in the others it does the same
  * without the device. Both have one of the CPUs at the most.
  *
- * What is asserted are medians over all phases, as ratios to the control. How long sharing takes
- * is measured by how long a piece of work takes at that time, in a thread that nothing else in this
- * machine keeps from running: so it does not matter what an emulated machine's host does besides.
- * The environment has KSM_HOSTILE_SECONDS, how long it is hostile in all.
+ * What is asserted are medians over all phases, as ratios to the control; of times only where it
+ * goes on for a minute at least, as in make check-neighbours, and told in any case. How long
+ * sharing takes is measured by how long a piece of work takes at that time, in a thread that
+ * nothing else in this machine keeps from running: so it does not matter what an emulated
+ * machine's host does besides. The environment has KSM_HOSTILE_SECONDS, how long it is hostile in
+ * all.
  */
 #include <sched.h>
 #include <sys/prctl.h>
@@ -36,6 +38,8 @@
 #define WORSE		1.25
 /* So many phases more where it seems so. */
 #define MORE		3
+/* For how many seconds it must be hostile to be judged by times. */
+#define JUDGED		60
 
 enum kind { CONTROL, HOSTILITY, KINDS };
 enum figure { SHARING, TOUCH, FIRST_WRITE, MAPPING, CHARGED, SECONDS, STOP, RETUNE, FIGURES };
@@ -435,7 +439,9 @@ static void tell(enum figure f)
 
 TEST_F_TIMEOUT(hostile, neighbour, 3600)
 {
-	const int phases = self->seconds < 40 ? 2 : self->seconds / 20;
+	const int phases = self->seconds < 40 ? 1 : self->seconds / 20;
+	/* Ratios of times, without a controller for the CPUs or of few samples, say too little. */
+	const bool judged = self->cpu && self->seconds >= JUDGED;
 	unsigned long seed = 0;
 
 	/* What is done for the first time takes longer, and counts for nobody. */
@@ -443,8 +449,9 @@ TEST_F_TIMEOUT(hostile, neighbour, 3600)
 	memset(shared->samples, 0, sizeof(shared->samples));
 
 	/* A few more, if medians of so few are not within the bound: all of them count. */
-	for (int phase = 0; phase <= 2 * phases || (phase <= 2 * (phases + MORE) &&
-						    (phase % 2 == 0 || is_worse())); phase++) {
+	for (int phase = 0; phase <= 2 * phases ||
+			    (judged && phase <= 2 * (phases + MORE) &&
+			     (phase % 2 == 0 || is_worse())); phase++) {
 		double begin, length = (double)self->seconds / phases;
 		int rounds = 0;
 
@@ -475,8 +482,8 @@ TEST_F_TIMEOUT(hostile, neighbour, 3600)
 	/* It comes back, whoever is in the way. */
 	EXPECT_GT(KSM_PATIENCE, quantile(&shared->samples[HOSTILITY][STOP], 1000));
 	EXPECT_GT(KSM_PATIENCE, quantile(&shared->samples[HOSTILITY][RETUNE], 1000));
-	/* Without a controller for it they did not have the same part of the CPUs. */
-	for (enum figure f = SHARING; f <= CHARGED && self->cpu; f++) {
+	EXPECT_GE(WORSE, ratio(CHARGED));
+	for (enum figure f = SHARING; f < CHARGED && judged; f++) {
 		EXPECT_GE(WORSE, ratio(f)) {
 			TH_LOG("%s", figures[f].name);
 		}
