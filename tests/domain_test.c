@@ -18,12 +18,17 @@
 #define USER	2000
 #define OTHER	2001
 
-FIXTURE(domains)
-{
+/* Processes of several users, which have the same in the same place. */
+struct users {
 	struct ksm k;
 	struct ksm_child c[4];
 	int nr;
 	char *mem;
+};
+
+FIXTURE(domains)
+{
+	struct users users;
 };
 
 /* From then on a process is a user's. */
@@ -64,31 +69,31 @@ static long fn_merge_range(long area, long addr, long npages, long unused)
 
 FIXTURE_SETUP(domains)
 {
-	ksm_begin(&self->k);
+	ksm_begin(&self->users.k);
 	ASSERT_TRUE(ksm_wait_stat("kernel_pages", 0));
-	self->mem = ksm_mmap(N);
-	self->nr = 0;
+	self->users.mem = ksm_mmap(N);
+	self->users.nr = 0;
 }
 
 FIXTURE_TEARDOWN(domains)
 {
-	for (int i = 0; i < self->nr; i++)
-		ksm_end(&self->c[i]);
-	ksm_finish(&self->k);
+	for (int i = 0; i < self->users.nr; i++)
+		ksm_end(&self->users.c[i]);
+	ksm_finish(&self->users.k);
 }
 
 /* A user's process whose memory is registered; in @area the area. */
-static struct ksm_child *process(FIXTURE_DATA(domains) *self, long uid, long *area)
+static struct ksm_child *process(struct users *users, long uid, long *area)
 {
-	struct ksm_child *c = &self->c[self->nr++];
+	struct ksm_child *c = &users->c[users->nr++];
 	long ret;
 
 	ksm_spawn(c);
 	ret = ksm_call(c, fn_become, uid, 0, 0);
 	if (ret)
 		ksm_die("cannot become user %ld: %ld", uid, ret);
-	ksm_call(c, ksm_fn_fill, self->mem, N, 1);
-	*area = ksm_call(c, ksm_fn_area_register, self->k.dev, self->mem, N);
+	ksm_call(c, ksm_fn_fill, users->mem, N, 1);
+	*area = ksm_call(c, ksm_fn_area_register, users->k.dev, users->mem, N);
 	if (*area < 0)
 		ksm_die("user %ld cannot register memory: %ld", uid, *area);
 	return c;
@@ -102,25 +107,26 @@ static size_t same(const struct ksm_child *a, const struct ksm_child *b, const c
 /* One who may scan everybody's memory has each user's shared, with that user's. */
 TEST_F(domains, root_scans_for_all)
 {
+	struct users *users = &self->users;
 	long area;
-	struct ksm_child *a = process(self, USER, &area), *b = process(self, USER, &area);
-	struct ksm_child *c = process(self, OTHER, &area), *d = process(self, OTHER, &area);
+	struct ksm_child *a = process(users, USER, &area), *b = process(users, USER, &area);
+	struct ksm_child *c = process(users, OTHER, &area), *d = process(users, OTHER, &area);
 
-	ksm_merge_all(&self->k);
-	EXPECT_EQ(N, same(a, b, self->mem));
-	EXPECT_EQ(N, same(c, d, self->mem));
-	EXPECT_EQ(0, same(a, c, self->mem));
+	ksm_merge_all(&users->k);
+	EXPECT_EQ(N, same(a, b, users->mem));
+	EXPECT_EQ(N, same(c, d, users->mem));
+	EXPECT_EQ(0, same(a, c, users->mem));
 	EXPECT_EQ(2 * N, ksm_stat("pages_shared"));
 	EXPECT_EQ(2 * N, ksm_stat("pages_sharing"));
 }
 
 /* How many pages a process is told were merged, one by one. */
-static long merge_each(FIXTURE_DATA(domains) *self, struct ksm_child *c, long area)
+static long merge_each(struct users *users, struct ksm_child *c, long area)
 {
 	long sum = 0;
 
 	for (int page = 0; page < N; page++) {
-		long merged = ksm_call(c, fn_merge_range, area, self->mem + page * PGSZ, 1);
+		long merged = ksm_call(c, fn_merge_range, area, users->mem + page * PGSZ, 1);
 
 		if (merged < 0)
 			ksm_die("KSM_MERGE_RANGE: %ld", merged);
@@ -135,92 +141,96 @@ static long merge_each(FIXTURE_DATA(domains) *self, struct ksm_child *c, long ar
  */
 TEST_F(domains, a_guess_is_not_confirmed)
 {
+	struct users *users = &self->users;
 	struct ksm_child *a, *b, *guesser, *own;
 	long area, guess;
 
-	a = process(self, USER, &area);
-	ksm_passes(&self->k, 2);
-	guesser = process(self, OTHER, &guess);
-	EXPECT_EQ(0, merge_each(self, guesser, guess));
-	b = process(self, USER, &area);
-	EXPECT_EQ(N, merge_each(self, b, area));
-	EXPECT_EQ(N, same(a, b, self->mem));
-	EXPECT_EQ(0, merge_each(self, guesser, guess));
-	EXPECT_EQ(0, same(a, guesser, self->mem));
-	own = process(self, USER, &area);
-	EXPECT_EQ(N, merge_each(self, own, area));
-	EXPECT_EQ(N, same(a, own, self->mem));
+	a = process(users, USER, &area);
+	ksm_passes(&users->k, 2);
+	guesser = process(users, OTHER, &guess);
+	EXPECT_EQ(0, merge_each(users, guesser, guess));
+	b = process(users, USER, &area);
+	EXPECT_EQ(N, merge_each(users, b, area));
+	EXPECT_EQ(N, same(a, b, users->mem));
+	EXPECT_EQ(0, merge_each(users, guesser, guess));
+	EXPECT_EQ(0, same(a, guesser, users->mem));
+	own = process(users, USER, &area);
+	EXPECT_EQ(N, merge_each(users, own, area));
+	EXPECT_EQ(N, same(a, own, users->mem));
 }
 
 /* It is who registers that counts, whoever's the area is. */
 TEST_F(domains, in_an_inherited_area)
 {
-	int area = ksm_area(&self->k);
+	struct users *users = &self->users;
+	int area = ksm_area(&users->k);
 	struct ksm_child *c[2];
 
 	for (int i = 0; i < 2; i++) {
-		c[i] = &self->c[self->nr++];
+		c[i] = &users->c[users->nr++];
 		ksm_spawn(c[i]);
 		ASSERT_EQ(0, ksm_call(c[i], fn_become, USER + i, 0, 0));
-		ksm_call(c[i], ksm_fn_fill, self->mem, N, 1);
-		ASSERT_EQ(0, ksm_call(c[i], ksm_fn_register, area, self->mem, N));
+		ksm_call(c[i], ksm_fn_fill, users->mem, N, 1);
+		ASSERT_EQ(0, ksm_call(c[i], ksm_fn_register, area, users->mem, N));
 	}
-	ksm_merge_all(&self->k);
-	EXPECT_EQ(0, same(c[0], c[1], self->mem));
+	ksm_merge_all(&users->k);
+	EXPECT_EQ(0, same(c[0], c[1], users->mem));
 	close(area);
 }
 
 /* A user's scan visits what is the user's, however long it goes on. */
 TEST_F(domains, a_user_scans_his_own)
 {
+	struct users *users = &self->users;
 	long area;
-	struct ksm_child *a = process(self, USER, &area), *b = process(self, USER, &area);
-	struct ksm_child *c = process(self, OTHER, &area), *d = process(self, OTHER, &area);
-	long scan = ksm_call(a, fn_create_scan, self->k.dev, 0, 0);
+	struct ksm_child *a = process(users, USER, &area), *b = process(users, USER, &area);
+	struct ksm_child *c = process(users, OTHER, &area), *d = process(users, OTHER, &area);
+	long scan = ksm_call(a, fn_create_scan, users->k.dev, 0, 0);
 	long long before = ksm_stat("pages_scanned");
 
 	ASSERT_LE(0, scan);
 	for (int i = 0; i < 8; i++)
 		ASSERT_EQ(0, ksm_call(a, fn_scan, scan, 2 * N, 0));
-	EXPECT_EQ(N, same(a, b, self->mem));
-	EXPECT_EQ(0, same(c, d, self->mem));
+	EXPECT_EQ(N, same(a, b, users->mem));
+	EXPECT_EQ(0, same(c, d, users->mem));
 	EXPECT_EQ(8 * 2 * N, ksm_stat("pages_scanned") - before);
 }
 
 /* Pages of zeroes are the kernel's, and nobody's secret. */
 TEST_F(domains, zero_pages_are_for_all)
 {
+	struct users *users = &self->users;
 	struct ksm_child *c[2];
 	long area;
 
 	for (int i = 0; i < 2; i++) {
-		c[i] = process(self, USER + i, &area);
-		ksm_call(c[i], ksm_fn_zero, self->mem, N, 0);
+		c[i] = process(users, USER + i, &area);
+		ksm_call(c[i], ksm_fn_zero, users->mem, N, 0);
 	}
-	ksm_merge_all(&self->k);
+	ksm_merge_all(&users->k);
 	EXPECT_EQ(2 * N, ksm_stat("zero_pages"));
-	EXPECT_EQ(N, same(c[0], c[1], self->mem));
+	EXPECT_EQ(N, same(c[0], c[1], users->mem));
 }
 
 /* The announcement knew no users; who wants that, loads the module so. */
 TEST(one_domain)
 {
-	FIXTURE_DATA(domains) data, *self = &data;
+	struct users all, *users = &all;
 	struct ksm_child *a, *b;
 	long area;
 
 	ASSERT_EQ(0, ksm_unload_soon());
 	ksm_shell("modprobe ksmdev one_domain=1");
-	ksm_begin(&self->k);
-	self->mem = ksm_mmap(N);
-	self->nr = 0;
-	a = process(self, USER, &area);
-	b = process(self, OTHER, &area);
-	ksm_merge_all(&self->k);
-	EXPECT_EQ(N, same(a, b, self->mem));
-	for (int i = 0; i < self->nr; i++)
-		ksm_end(&self->c[i]);
-	ksm_finish(&self->k);
+	ksm_begin(&users->k);
+	users->mem = ksm_mmap(N);
+	users->nr = 0;
+	a = process(users, USER, &area);
+	b = process(users, OTHER, &area);
+	ksm_merge_all(&users->k);
+	EXPECT_EQ(N, same(a, b, users->mem));
+	for (int i = 0; i < users->nr; i++)
+		ksm_end(&users->c[i]);
+	ksm_finish(&users->k);
 	EXPECT_EQ(0, ksm_unload_soon());
 	ksm_load();
 }
