@@ -174,7 +174,7 @@ static inline char *ksm_page(const void *addr, size_t index)
 
 /**
  * struct ksm_loop - a block device whose contents are in memory that stays there
- * @fd: the device, or -1
+ * @fd: the device, for reading, or -1
  * @ctl: /dev/loop-control
  * @dir: where the file behind it is
  * @path: of the device

@@ -393,8 +393,10 @@ static void write_direct_io(char *to, uint64_t seed)
 
 	ksm_fill(data, N, seed);
 	ksm_loop_open(&loop, N);
-	if (pwrite(loop.fd, data, N * PGSZ, 0) != (ssize_t)(N * PGSZ) || fsync(loop.fd))
+	fd = open(loop.path, O_WRONLY);
+	if (fd < 0 || pwrite(fd, data, N * PGSZ, 0) != (ssize_t)(N * PGSZ) || fsync(fd))
 		ksm_die("cannot write to %s: %s", loop.path, strerror(errno));
+	close(fd);
 	fd = open(loop.path, O_RDONLY | O_DIRECT);
 	if (fd < 0 || read(fd, to, N * PGSZ) != (ssize_t)(N * PGSZ))
 		ksm_die("cannot read %s directly: %s", loop.path, strerror(errno));
