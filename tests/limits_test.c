@@ -610,6 +610,24 @@ TEST_F(limit, many_alike)
 	EXPECT_EQ(0, ksm_stat("pages_shared"));
 }
 
+/*
+ * Zeros in huge pages, too few for a split: all alike, each has a partner in the zero page, and none
+ * is of use to others as a candidate.
+ */
+TEST_F(limit, zeros_of_huge_pages)
+{
+	const size_t n = 8, zeros = KSM_HUGE_PAGES / 16;
+	char *mem = ksm_mmap_huge(n);
+
+	ksm_fill(mem, n * KSM_HUGE_PAGES, 1);
+	for (size_t i = 0; i < n; i++)
+		memset(mem + i * KSM_HUGE_SIZE, 0, zeros * PGSZ);
+	ASSERT_EQ(0, ksm_register(self->area, mem, n * KSM_HUGE_PAGES));
+	ksm_merge_all(&self->k);
+	EXPECT_EQ(0, ksm_stat("zero_pages"));
+	EXPECT_EQ((long)(n * (KSM_HUGE_PAGES - zeros)), ksm_stat("pages_unshared"));
+}
+
 /* No fd left for the new object: nothing of it may stay. */
 TEST_F(limit, no_fd_left)
 {
