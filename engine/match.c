@@ -41,7 +41,7 @@ static void plan(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_fo
 	found->partner = true;
 	if (PageCompound(found->page)) {
 		vote(chunk, found->nr, found->page);
-		/* Who equals it has that partner, too: no need for it, and thousands, in the index. */
+		/* Who equals it has that partner, too: nobody needs it in the index. */
 		found->alike = INDEX_TRIES;
 		if (kpage)
 			put_page(kpage);
