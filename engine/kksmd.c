@@ -164,15 +164,21 @@ static void fixed_round(struct worker *worker, const struct settings *set)
 		wait_event_interruptible_hrtimeout(kksmd_wait, kksmd_interrupted(), sleep);
 }
 
-/* Sleep until *@until, which others may bring forward and then wake us. */
+/*
+ * Sleep until *@until, which others may bring forward and then wake us; or put off, by a pass
+ * that they have ended meanwhile.
+ */
 static void sleep_until(const ktime_t *until)
 {
-	ktime_t now = ktime_get(), end = READ_ONCE(*until);
+	while (!kksmd_interrupted()) {
+		ktime_t now = ktime_get(), end = READ_ONCE(*until);
 
-	if (ktime_before(now, end))
+		if (!ktime_before(now, end))
+			break;
 		wait_event_interruptible_hrtimeout(kksmd_wait, kksmd_interrupted() ||
 						   !ktime_before(ktime_get(), READ_ONCE(*until)),
 						   ktime_sub(end, now));
+	}
 }
 
 /*
