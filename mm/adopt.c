@@ -64,19 +64,13 @@ int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, struct page *he
 	struct ksmdev_table table;
 	struct page *page;
 	int err = -ESTALE;
-	pte_t pte;
 
 	*from = NULL;
 	if (!vma->anon_vma)
 		return err;
 	ksmdev_table_lock(vma, addr, &table);
-	if (!table.pte)
-		goto out;
-	pte = ptep_get(ksmdev_pte(&table, addr));
-	if (!pte_present(pte) || pte_special(pte) || compat_pte_devmap(pte))
-		goto out;
-	page = pte_page(pte);
-	if ((!ksmdev_is_kpage(page) && !ksmdev_is_stray(page)) ||
+	page = ksmdev_mapped_page(&table, addr);
+	if (!page || (!ksmdev_is_kpage(page) && !ksmdev_is_stray(page)) ||
 	    ksmdev_kpage_mapcount(page) != 1 || PageHWPoison(page))
 		goto out;
 	err = -EBUSY;

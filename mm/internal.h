@@ -160,6 +160,19 @@ static inline pte_t *ksmdev_pte(struct ksmdev_table *table, unsigned long addr)
 	return table->pte + pte_index(addr);
 }
 
+/* The page that @addr maps in a locked table; NULL if it maps none, or one that nobody counts. */
+static inline struct page *ksmdev_mapped_page(struct ksmdev_table *table, unsigned long addr)
+{
+	pte_t pte;
+
+	if (!table->pte)
+		return NULL;
+	pte = ptep_get(ksmdev_pte(table, addr));
+	if (!pte_present(pte) || pte_special(pte) || compat_pte_devmap(pte))
+		return NULL;
+	return pte_page(pte);
+}
+
 /*
  * Flush the TLBs of all processors, and those of devices that use the process's page
  * tables (an IOMMU's, with shared virtual addresses): who compares pages after this, or

@@ -91,17 +91,11 @@ int ksmdev_payer_change(struct vm_area_struct *vma, unsigned long addr, struct m
 	struct ksmdev_table table;
 	struct page *page;
 	int err = -ESTALE;
-	pte_t pte;
 
 	*from = NULL;
 	ksmdev_table_lock(vma, addr, &table);
-	if (!table.pte)
-		goto out;
-	pte = ptep_get(ksmdev_pte(&table, addr));
-	if (!pte_present(pte) || pte_special(pte) || compat_pte_devmap(pte))
-		goto out;
-	page = pte_page(pte);
-	if (!ksmdev_is_kpage(page))
+	page = ksmdev_mapped_page(&table, addr);
+	if (!page || !ksmdev_is_kpage(page))
 		goto out;
 	err = -EBUSY;
 	if (trylock_page(page)) {
