@@ -259,7 +259,6 @@ out:
 	if (*result == PIECE_DONE && !vma && stop > end) {
 		/* The next piece begins where there was no time left to forget more. */
 		ktime_t until = ktime_add_ns(ktime_get(), FORGET_NS);
-
 		unsigned long to = region_forget(region, end, stop, until);
 
 		if (scan->tour)
@@ -315,8 +314,8 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 static void end_of_pass(struct ksmdev_scan *scan)
 {
 	struct tour *tour = scan->tour;
-	/* kksmd comes by again: it is in no hurry. */
-	bool often = scan->privileged && !scan->waiter;
+	/* Who may scan for all may do that to all. kksmd comes by again: it is in no hurry. */
+	bool often = !scan->domain && !scan->waiter;
 
 	if ((often || ksmdev_drain_due()) && atomic_xchg(&want_drain, 0))
 		ksmdev_drain_lru(often);
@@ -481,7 +480,6 @@ int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merg
 	scan->end = addr + (npages << PAGE_SHIFT);
 	scan->again = -1;
 	scan->eager = look_eager(0);
-	scan->privileged = privileged;
 	/* What was just written waits with a reference too many. */
 	ksmdev_drain_local();
 	for (round = 0; round < MERGE_ROUNDS; round++) {
@@ -525,7 +523,6 @@ struct ksmdev_scan *ksmdev_scan_create(bool all)
 	if (!scan)
 		return NULL;
 	scan->tour = &tour_all;
-	scan->privileged = all;
 	if (all)
 		return scan;
 	scan->domain = domain_get(current_euid());

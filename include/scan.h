@@ -53,7 +53,6 @@ struct due {
  * @lock: one user at a time
  * @tour: which regions it goes over; NULL if it is told a range
  * @domain: whose tour that is; NULL: everybody's
- * @privileged: for who may have all CPUs work for it whenever it likes
  * @at_once: do not wait until a page was seen unchanged; wait for locks instead
  * @waiter: the thread that waits for mmap locks; NULL if none does
  * @alarm: ends such a wait
@@ -88,7 +87,6 @@ struct ksmdev_scan {
 	struct mutex lock;
 	struct tour *tour;
 	struct domain *domain;
-	bool privileged;
 	bool at_once;
 	struct task_struct *waiter;
 	struct timer_list alarm;
