@@ -87,7 +87,7 @@ struct ksmdev_found {
 /**
  * struct ksmdev_mapping - one page to be replaced by another of equal content
  * @addr: where it is mapped
- * @page: the anonymous page; the caller holds a reference
+ * @page: the anonymous page, or the kernel's zero page; the caller holds a reference
  * @kpage: the shared page to map instead, the caller's reference becomes the
  *	mapping's on success; NULL for the kernel's zero page
  * @pte: the write-protected pte, from page_wrprotect() to replace_page()

@@ -149,6 +149,11 @@ static inline bool ksmdev_page_tagged(struct page *page)
 #endif
 }
 
+static inline bool ksmdev_is_zero_page(struct page *page)
+{
+	return is_zero_pfn(page_to_pfn(page));
+}
+
 static inline void ksmdev_table_unlock(struct ksmdev_table *table) __releases(table->ptl)
 {
 	spin_unlock(table->ptl);

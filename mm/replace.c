@@ -66,6 +66,9 @@ static void switch_pages(struct vm_area_struct *vma, struct ksmdev_mapping *map,
 	if (map->kpage)
 		add_rmap(map->kpage, vma);
 	set_pte_at(vma->vm_mm, map->addr, pte, replacement(vma, map));
+	/* Nobody counts who maps that. */
+	if (ksmdev_is_zero_page(map->page))
+		return;
 	remove_rmap(map->page, vma);
 	if (!folio_mapped(folio))
 		static_call(ksmdev_folio_free_swap)(folio);
@@ -94,7 +97,8 @@ unsigned int replace_page(struct vm_area_struct *vma,
 	struct mm_struct *mm = vma->vm_mm;
 	unsigned long first = ULONG_MAX, last = 0;
 	struct ksmdev_table table;
-	unsigned int i, done = 0, zeros = 0;
+	unsigned int i, done = 0;
+	long anon = 0;
 
 	if (!nr)
 		return 0;
@@ -124,11 +128,11 @@ unsigned int replace_page(struct vm_area_struct *vma,
 			if (m->err)
 				continue;
 			switch_pages(vma, m, ksmdev_pte(&table, m->addr));
-			zeros += !m->kpage;
+			/* The kernel does not count its zero page as anybody's memory. */
+			anon += !!m->kpage - !ksmdev_is_zero_page(m->page);
 		}
-		/* The kernel does not count its zero page as anybody's memory. */
-		if (zeros)
-			compat_add_mm_counter(mm, MM_ANONPAGES, -(long)zeros);
+		if (anon)
+			compat_add_mm_counter(mm, MM_ANONPAGES, anon);
 	}
 	ksmdev_table_unlock(&table);
 

@@ -74,8 +74,12 @@ static int lock_mapped_page(pte_t pte, struct ksmdev_mapping *map)
 {
 	struct page *page = map->page;
 
-	if (!pte_present(pte) || pte_special(pte) || pte_page(pte) != page ||
-	    pte_uffd(pte))
+	if (!pte_present(pte) || pte_pfn(pte) != page_to_pfn(page) || pte_uffd(pte))
+		return -ESTALE;
+	/* A dirty pte of the zero page is one that mm/ksm.c counts. */
+	if (ksmdev_is_zero_page(page))
+		return pte_dirty(pte) ? -ESTALE : 0;
+	if (pte_special(pte))
 		return -ESTALE;
 	if (!PageAnon(page) || folio_test_ksm(page_folio(page)) || ksmdev_is_kpage(page) ||
 	    PageHWPoison(page))
@@ -97,6 +101,9 @@ static int claim_page(struct page *page)
 	/* A small page: its own count is all there is. */
 	int mapcount = atomic_read(&page->_mapcount) + 1;
 
+	/* That one never changes, and is mapped all over. */
+	if (ksmdev_is_zero_page(page))
+		return 0;
 	/* A virtual machine's fault may have given it tags until now; see mm/internal.h. */
 	if (ksmdev_page_tagged(page))
 		return -ESTALE;
@@ -115,11 +122,11 @@ static int claim_page(struct page *page)
  * @nr: how many; all in one page table, each at most once
  *
  * Succeeds for a page that is anonymous, small, still mapped at its address and held by nobody
- * but its mappings, the swap cache and the caller's one reference. Such a page's contents stay as
- * they are for as long as its pte stays @pte. A page that fails is mapped as before; @err says
- * why: -ESTALE (no longer this page, or it got memory tags), -EBUSY (locked, pinned or otherwise
- * in use), -EAGAIN (in use, and it waits in some CPU's batch to be put on an LRU list: see
- * drain.c), -E2BIG (part of a large folio).
+ * but its mappings, the swap cache and the caller's one reference; and for the kernel's zero page,
+ * which nobody can write to. Such a page's contents stay as they are for as long as its pte stays
+ * @pte. A page that fails is mapped as before; @err says why: -ESTALE (no longer this page, or it
+ * got memory tags), -EBUSY (locked, pinned or otherwise in use), -EAGAIN (in use, and it waits in
+ * some CPU's batch to be put on an LRU list: see drain.c), -E2BIG (part of a large folio).
  *
  * Every entry must be passed on to replace_page(), which unlocks the pages.
  *
