@@ -11,6 +11,7 @@
  * Who registers memory decides, by his effective user id as the kernel knows it: two containers
  * that map the same id to different ones outside are two users.
  */
+#include <linux/hashtable.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 
@@ -24,14 +25,15 @@ MODULE_PARM_DESC(one_domain,
 		 "share between all users, who can then find out what others' memory holds");
 
 static DEFINE_SPINLOCK(domains_lock);
-static LIST_HEAD(domains);
+/* A host of containers may have thousands of users. */
+static DEFINE_HASHTABLE(domains, 8);
 
 static struct domain *find_locked(u32 id)
 {
 	struct domain *domain;
 
 	lockdep_assert_held(&domains_lock);
-	list_for_each_entry(domain, &domains, node) {
+	hash_for_each_possible(domains, domain, node, id) {
 		if (domain->id == id) {
 			refcount_inc(&domain->ref);
 			return domain;
@@ -79,7 +81,7 @@ struct domain *domain_get(kuid_t owner)
 	spin_lock(&domains_lock);
 	domain = find_locked(id);
 	if (!domain)
-		list_add(&new->node, &domains);
+		hash_add(domains, &new->node, id);
 	spin_unlock(&domains_lock);
 	if (!domain)
 		return new;
@@ -100,7 +102,7 @@ void domain_put(struct domain *domain)
 	spin_lock(&domains_lock);
 	last = refcount_dec_and_test(&domain->ref);
 	if (last)
-		list_del(&domain->node);
+		hash_del(&domain->node);
 	spin_unlock(&domains_lock);
 	if (last)
 		kfree(domain);

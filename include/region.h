@@ -112,7 +112,7 @@ struct tour {
 /**
  * struct domain - whose memory may be shared with whose: that of one user
  * @ref: one of each region, and of each scan that is for this domain alone
- * @node: in the list of all
+ * @node: in the table of all
  * @id: in the keys of the indexes; the same domain has the same for ever
  * @zero: what a page of zeroes hashes to
  * @tour: its regions
@@ -122,7 +122,7 @@ struct tour {
  */
 struct domain {
 	refcount_t ref;
-	struct list_head node;
+	struct hlist_node node;
 	u32 id;
 	u32 zero;
 	struct tour tour;
