@@ -250,7 +250,7 @@ static void compare(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev
 static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chunk *other,
 		       struct want *want, unsigned int nr)
 {
-	struct splitter splitter = { .chunk = other };
+	struct splitter splitter = { .scan = scan, .chunk = other };
 	unsigned int i, c = 0, n, nr_pairs = 0;
 	bool locked;
 

@@ -116,40 +116,12 @@ static void count_merge(struct ksmdev_scan *scan, struct mm_struct *mm, unsigned
 		scan->merged_there++;
 }
 
-/**
- * merge_mappings() - merge pages of one chunk with shared pages
- * @scan: the scanning context, whose counts go up
- * @chunk: the chunk
- * @map: the pages, and what each is to be merged with; a reference to @kpage is
- *	consumed, the one to @page is not. @err says why a page was not merged.
- * @nr: how many, at most MERGE_BATCH
- *
- * Context: @chunk->lock held, no mmap lock. May sleep.
- */
-void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
-		    struct ksmdev_mapping *map, unsigned int nr)
+/* Note what became of pages that were to be merged. */
+static void note_merges(struct ksmdev_scan *scan, struct chunk *chunk,
+			struct ksmdev_mapping *map, unsigned int nr)
 {
 	struct mm_struct *mm = chunk->region->mm;
 	unsigned int i;
-
-	lockdep_assert_held(&chunk->lock);
-	if (!nr)
-		return;
-	if (!mmget_not_zero(mm)) {
-		fail_all(map, nr, -ESRCH);
-	} else {
-		if (mmlock_get(scan, mm)) {
-			u64 since = hold_begin(mm);
-
-			merge_in_mm(mm, map, nr);
-			mmap_read_unlock(mm);
-			hold_end_in(mm, chunk->addr, since);
-		} else {
-			fail_all(map, nr, -EAGAIN);
-		}
-		/* If we are the last, exit_mmap() is not for us to run. */
-		mmput_async(mm);
-	}
 
 	for (i = 0; i < nr; i++) {
 		struct ksmdev_mapping *m = &map[i];
@@ -171,6 +143,100 @@ void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
 			count_merge(scan, mm, m->addr);
 		}
 	}
+}
+
+/**
+ * merge_mappings() - merge pages of one chunk with shared pages
+ * @scan: the scanning context, whose counts go up
+ * @chunk: the chunk
+ * @map: the pages, and what each is to be merged with; a reference to @kpage is
+ *	consumed, the one to @page is not. @err says why a page was not merged.
+ * @nr: how many, at most MERGE_BATCH
+ *
+ * Context: @chunk->lock held, no mmap lock. May sleep.
+ */
+void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
+		    struct ksmdev_mapping *map, unsigned int nr)
+{
+	struct mm_struct *mm = chunk->region->mm;
+
+	lockdep_assert_held(&chunk->lock);
+	if (!nr)
+		return;
+	if (!mmget_not_zero(mm)) {
+		fail_all(map, nr, -ESRCH);
+	} else {
+		if (mmlock_get(scan, mm)) {
+			u64 since = hold_begin(mm);
+
+			merge_in_mm(mm, map, nr);
+			mmap_read_unlock(mm);
+			hold_end_in(mm, chunk->addr, since);
+		} else {
+			fail_all(map, nr, -EAGAIN);
+		}
+		/* If we are the last, exit_mmap() is not for us to run. */
+		mmput_async(mm);
+	}
+	note_merges(scan, chunk, map, nr);
+}
+
+/* Merge pages of a huge page that was just split, with the mmap lock held. */
+static void merge_split_off(struct mm_struct *mm, struct ksmdev_mapping *map, unsigned int nr)
+{
+	unsigned int i;
+
+	ksmdev_get_pages(mm, map, nr);
+	for (i = 0; i < nr; i++) {
+		/* Since 6.12 the split has mapped that wherever it found zeros. */
+		if (!map[i].page) {
+			map[i].page = ZERO_PAGE(map[i].addr);
+			get_page(map[i].page);
+		}
+	}
+	merge_in_mm(mm, map, nr);
+	for (i = 0; i < nr; i++)
+		put_page(map[i].page);
+}
+
+/**
+ * merge_split() - split a huge page and merge some of its pages
+ * @scan: the scanning context, whose counts go up
+ * @chunk: the chunk that it fills
+ * @page: a page of it, as for ksmdev_split()
+ * @map: the pages, as for merge_mappings(), but without @page, and none of them is @page; in
+ *	ascending order
+ * @nr: how many
+ *
+ * khugepaged, which wants the mmap lock for itself, finds these merged or does not find
+ * them at all.
+ *
+ * Context: @chunk->lock held, no mmap lock. May sleep.
+ * Return: true if it was split, whatever came of the merges.
+ */
+bool merge_split(struct ksmdev_scan *scan, struct chunk *chunk, struct page *page,
+		 struct ksmdev_mapping *map, unsigned int nr)
+{
+	struct mm_struct *mm = chunk->region->mm;
+	bool split = false;
+
+	lockdep_assert_held(&chunk->lock);
+	if (mmget_not_zero(mm)) {
+		if (mmlock_get(scan, mm)) {
+			u64 since = hold_begin(mm);
+
+			split = !ksmdev_split(page);
+			if (split)
+				merge_split_off(mm, map, nr);
+			mmap_read_unlock(mm);
+			hold_end_in(mm, chunk->addr, since);
+		}
+		mmput_async(mm);
+	}
+	if (!split)
+		fail_all(map, nr, -EAGAIN);
+	note_merges(scan, chunk, map, nr);
+	return split;
 }
 
 /*

@@ -195,10 +195,12 @@ struct region {
  * @region: the region
  * @addr: its first address, whether or not the region covers that
  * @id: its slots have the numbers from @id * CHUNK_SLOTS; never 0
+ * @splits: how often a huge page was split there; counted as far as look.c cares
  * @slots: CHUNK_SLOTS of them; NULL once the region is dead
  * @seen: what mm/watch.c remembers of each page, and in KSMDEV_SEEN_WANTED how often
  *	a page that did not change is still to be offered for merging
  * @watched: when watch_writes() last made pages of it read-only, in ns; 0: never
+ * @keep_until: until when a huge page that was rebuilt stays, in ns; 0: none was seen
  * @rcu: to free it
  */
 struct chunk {
@@ -207,9 +209,11 @@ struct chunk {
 	struct region *region;
 	unsigned long addr;
 	u32 id;
+	u8 splits;
 	struct slot *slots;
 	u16 *seen;
 	u64 watched;
+	u64 keep_until;
 	struct rcu_head rcu;
 };
 

@@ -136,12 +136,14 @@ bool let_go(struct ksmdev_scan *scan, struct chunk *chunk);
 
 /**
  * struct splitter - puts pages, and splits the large folios among them that pay
+ * @scan: the scanning context
  * @chunk: the pages' chunk, locked
  * @kept: the last page of a large folio, with the only reference that is ours
  * @nr: its slot
  * @split: a folio was split
  */
 struct splitter {
+	struct ksmdev_scan *scan;
 	struct chunk *chunk;
 	struct page *kept;
 	unsigned int nr;
@@ -161,6 +163,8 @@ void match(struct ksmdev_scan *scan, struct chunk *chunk);
 /* engine/merge.c */
 void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
 		    struct ksmdev_mapping *map, unsigned int nr);
+bool merge_split(struct ksmdev_scan *scan, struct chunk *chunk, struct page *page,
+		 struct ksmdev_mapping *map, unsigned int nr);
 void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long start,
 		  unsigned long end);
 
