@@ -10,7 +10,6 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <stdio.h>
@@ -1007,10 +1006,7 @@ static long drop_rights(long how)
 		data[0].effective &= ~(1U << CAP_SYS_ADMIN);
 		return syscall(SYS_capset, &header, data) ? -errno : 0;
 	case 1:
-		if (setgroups(0, NULL) || setresgid(NOBODY, NOBODY, NOBODY) ||
-		    setresuid(NOBODY, NOBODY, NOBODY))
-			return -errno;
-		return 0;
+		return ksm_become(NOBODY);
 	default:
 		/* Root of a user namespace is not root of the machine. */
 		return unshare(CLONE_NEWUSER) ? -errno : 0;

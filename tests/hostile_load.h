@@ -10,7 +10,6 @@
 #define HOSTILE_LOAD_H
 
 #include <errno.h>
-#include <grp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -73,8 +72,7 @@ static pid_t hostile_start(size_t nr)
 /* Become an ordinary user, for ever; dies if that cannot be. */
 static void become(uid_t uid)
 {
-	if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid) ||
-	    prctl(PR_SET_DUMPABLE, 1))
+	if (ksm_become(uid) || prctl(PR_SET_DUMPABLE, 1))
 		ksm_die("cannot become user %d: %s", uid, strerror(errno));
 }
 

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/loop.h>
 #include <linux/mempolicy.h>
 #include <linux/userfaultfd.h>
@@ -45,6 +46,13 @@ void ksm_die(const char *fmt, ...)
 	fputc('\n', stderr);
 	/* Not exit(): the atexit handlers belong to the parent of this fork. */
 	_exit(1);
+}
+
+int ksm_become(uid_t uid)
+{
+	if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
+		return -errno;
+	return 0;
 }
 
 /* ---- the device ---- */

@@ -57,6 +57,9 @@
 
 void ksm_die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 
+/* Become an ordinary user, for ever. Returns 0 or -errno. */
+int ksm_become(uid_t uid);
+
 /* ---- the device ---- */
 
 /**
