@@ -354,10 +354,11 @@ static void rewrite(const struct ksm *k, struct victim *v, unsigned long seed)
 
 /*
  * The victim's memory is written, shared, looked at and written to again. Returns how many
- * pages were wrong, or -1 if they were not shared.
+ * pages were wrong, or -1 if they were not shared and it did not go on.
  */
 static long one_round(struct ksm *k, struct victim *v, unsigned long seed)
 {
+	size_t pages, most = 0;
 	double begin, end;
 	long wrong = 0;
 
@@ -373,9 +374,17 @@ static long one_round(struct ksm *k, struct victim *v, unsigned long seed)
 	for (int i = 0; i < 2; i++)
 		ksm_call_start(&v->process[i], fn_live, (long)(v->mem + SHARED_PAGES * PGSZ), 0,
 			       0, 0);
-	while (how_many_shared(v) < SHARED_PAGES - SHARED_PAGES / 100) {
-		if (ksm_now() > end)
+	while ((pages = how_many_shared(v)) < SHARED_PAGES - SHARED_PAGES / 100) {
+		if (pages > most) {
+			most = pages;
+			end = ksm_now() + 10 * KSM_PATIENCE;
+		}
+		if (ksm_now() > end) {
+			fprintf(stderr, "# stuck at %zu of %lu pages, at most %zu, %s\n", pages,
+				SHARED_PAGES, most,
+				shared->kind == HOSTILITY ? "hostile" : "control");
 			return -1;
+		}
 		usleep(50000);
 	}
 	begin = ksm_now() - begin;
