@@ -31,15 +31,27 @@ static u16 tag_of(unsigned long pfn)
 	return (pfn ^ pfn >> 11) & KSMDEV_SEEN_TAG;
 }
 
-/*
- * Do the contents of a present page tell the same as the last time? @notified: the
- * mm has a secondary MMU.
- */
-static bool unchanged(u16 seen, unsigned long pfn, bool dirty, bool writable, bool notified)
+/* Do the contents of a present page tell the same as the last time, as far as its mm can tell? */
+static bool clean(u16 seen, unsigned long pfn, bool dirty)
 {
-	if (!(seen & KSMDEV_SEEN_CLEAN) || dirty || (seen & KSMDEV_SEEN_TAG) != tag_of(pfn))
-		return false;
-	return !notified || (seen & KSMDEV_SEEN_RDONLY && !writable);
+	const u16 mask = KSMDEV_SEEN_CLEAN | KSMDEV_SEEN_TAG;
+
+	return !dirty && (seen & mask) == (KSMDEV_SEEN_CLEAN | tag_of(pfn));
+}
+
+/* And as far as a secondary MMU can tell? */
+static bool unwritable(u16 seen, bool writable)
+{
+	return seen & KSMDEV_SEEN_RDONLY && !writable;
+}
+
+/*
+ * The number of a present pte's page, or its complement (x86, against L1TF), with some bits of
+ * flags above: the same tag. This is done for each page of a pass over idle memory.
+ */
+static unsigned long pfn_for_tag(pte_t pte)
+{
+	return pte_val(pte) >> PAGE_SHIFT;
 }
 
 /* What to remember of a page that is given out to be read now. */
@@ -110,15 +122,16 @@ static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
 
 	for (; nr < last_nr; nr++) {
 		pte_t pte = table ? ptep_get(table + nr) : __pte(0);
+		const u16 was = seen[nr];
 		bool same, dirty, zero;
 
 		if (!pte_present(pte)) {
 			n += report_none(nr, seen, &found[n]);
 			continue;
 		}
-		same = unchanged(seen[nr], pte_pfn(pte), pte_dirty(pte),
-				 compat_pte_may_write(pte), notified);
-		if (likely(same && seen[nr] < wanted && nr != again && !shared)) {
+		same = clean(was, pfn_for_tag(pte), pte_dirty(pte)) &&
+		       (!notified || unwritable(was, compat_pte_may_write(pte)));
+		if (likely(same && was < wanted && nr != again && !shared)) {
 			skipped++;
 			continue;
 		}
@@ -128,7 +141,7 @@ static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
 			continue;
 		}
 		/* Looked at only because it may be a shared page. */
-		if (same && !is_asked_for(seen[nr], nr, how) &&
+		if (same && !is_asked_for(was, nr, how) &&
 		    (zero || !ksmdev_is_kpage(pte_page(pte)))) {
 			skipped++;
 			continue;
@@ -195,7 +208,8 @@ static unsigned int gather_huge(struct vm_area_struct *vma, unsigned long addr,
 		unsigned int nr = (addr & ~PMD_MASK) >> PAGE_SHIFT;
 		unsigned long pfn = pmd_pfn(pmd) + nr;
 		u16 *seen = &how->seen[nr];
-		bool same = unchanged(*seen, pfn, dirty, pmd_write(pmd), notified);
+		bool same = clean(*seen, pfn, dirty) &&
+			    (!notified || unwritable(*seen, pmd_write(pmd)));
 
 		if (same && !is_asked_for(*seen, nr, how)) {
 			how->skipped++;
