@@ -924,19 +924,38 @@ long ksm_meminfo(const char *name)
 	return kib / (PGSZ / 1024);
 }
 
-long ksm_memfree(void)
+/* Free pages of all zones, and those in the per-CPU free lists, which are no part of these. */
+static long free_pages(void)
 {
-	long pages = ksm_meminfo("MemFree"), count;
-	FILE *f = fopen("/proc/zoneinfo", "re");
 	char line[256];
+	long pages = 0, count;
+	FILE *f;
 
+	ksm_write_file("/proc/sys/vm/stat_refresh", "1");
+	f = fopen("/proc/zoneinfo", "re");
 	if (!f)
 		ksm_die("cannot open /proc/zoneinfo: %s; is /proc mounted?", strerror(errno));
-	/* MemFree leaves out the per-CPU free lists. */
 	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, " count: %ld", &count) == 1)
+		if (sscanf(line, " pages free %ld", &count) == 1 ||
+		    sscanf(line, " count: %ld", &count) == 1)
 			pages += count;
 	fclose(f);
+	return pages;
+}
+
+/*
+ * The kernel moves up to 2016 pages at a time between the one and the other (since 6.7), and what it
+ * moves while we are between the two is counted twice, or not at all. So until it is told twice.
+ */
+long ksm_memfree(void)
+{
+	long pages = free_pages(), last;
+	int tries = 100;
+
+	do {
+		last = pages;
+		pages = free_pages();
+	} while (labs(pages - last) > 64 && --tries);
 	return pages;
 }
 
