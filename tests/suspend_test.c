@@ -118,7 +118,7 @@ static long fn_walk(long area, long addr, long npages, long stop)
  * A long call does not make suspending fail, which waits for a second for all tasks to be
  * frozen; afterwards it goes on, and its caller sees nothing of that.
  */
-TEST_F_TIMEOUT(device, long_calls, 240)
+TEST_F_TIMEOUT(device, long_calls, 1200)
 {
 	const size_t n = 16384;
 	char *mem = ksm_mmap(2 * n), *more = ksm_mmap(n);
