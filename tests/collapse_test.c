@@ -136,13 +136,7 @@ TEST_F(collapse, forked)
 
 static long long collapse_scans(void)
 {
-	long long value = -1;
-	FILE *f = fopen(THP "khugepaged/full_scans", "re");
-
-	if (!f || fscanf(f, "%lld", &value) != 1)
-		ksm_die("cannot read %skhugepaged/full_scans", THP);
-	fclose(f);
-	return value;
+	return ksm_read_number(THP "khugepaged/full_scans");
 }
 
 /* khugepaged goes over it some times, while kksmd merges what it can. */

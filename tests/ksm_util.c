@@ -914,6 +914,17 @@ int ksm_write_file(const char *path, const char *text)
 	return err;
 }
 
+long long ksm_read_number(const char *path)
+{
+	long long value = -1;
+	FILE *f = fopen(path, "re");
+
+	if (!f || fscanf(f, "%lld", &value) != 1)
+		ksm_die("cannot read %s: %s", path, strerror(errno));
+	fclose(f);
+	return value;
+}
+
 long ksm_meminfo(const char *name)
 {
 	long long kib;

@@ -258,6 +258,8 @@ long ksm_smaps(const void *addr, const char *name);
 long ksm_minflt(void);
 /* 0 or -errno. */
 int ksm_write_file(const char *path, const char *text);
+/* What a file begins with; dies if that is no number. */
+long long ksm_read_number(const char *path);
 /* Keep to one CPU; dies if there is no such. */
 void ksm_use_cpu(int cpu);
 /* Can a byte be read, by a call that fails where a program would get a signal? */

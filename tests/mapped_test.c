@@ -437,27 +437,16 @@ TEST_F_TIMEOUT(mapped, holes_all_the_time, 300)
 	munmap(b, N * PGSZ);
 }
 
-static long long read_number(const char *path)
-{
-	long long value = -1;
-	FILE *f = fopen(path, "re");
-
-	if (!f || fscanf(f, "%lld", &value) != 1)
-		ksm_die("cannot read %s: %s", path, strerror(errno));
-	fclose(f);
-	return value;
-}
-
 /* Let the kernel's own ksmd see everything several times. */
 static void ksmd_passes(unsigned int passes)
 {
-	long long end = read_number("/sys/kernel/mm/ksm/full_scans") + passes;
+	long long end = ksm_read_number("/sys/kernel/mm/ksm/full_scans") + passes;
 
 	ksm_write_file("/sys/kernel/mm/ksm/smart_scan", "0");
 	ksm_write_file("/sys/kernel/mm/ksm/sleep_millisecs", "1");
 	ksm_write_file("/sys/kernel/mm/ksm/pages_to_scan", "5000");
 	ksm_write_file("/sys/kernel/mm/ksm/run", "1");
-	while (read_number("/sys/kernel/mm/ksm/full_scans") < end)
+	while (ksm_read_number("/sys/kernel/mm/ksm/full_scans") < end)
 		usleep(10000);
 	ksm_write_file("/sys/kernel/mm/ksm/run", "0");
 }

@@ -68,13 +68,7 @@ static void khugepaged(const char *sleep_ms, const char *pages)
 
 static long long khugepaged_scans(void)
 {
-	long long value = -1;
-	FILE *f = fopen(THP "khugepaged/full_scans", "re");
-
-	if (!f || fscanf(f, "%lld", &value) != 1)
-		ksm_die("cannot read %skhugepaged/full_scans", THP);
-	fclose(f);
-	return value;
+	return ksm_read_number(THP "khugepaged/full_scans");
 }
 
 static long huge_pages(const struct load *l)
