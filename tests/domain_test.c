@@ -189,6 +189,8 @@ TEST_F(domains, a_user_scans_his_own)
 	long long before = ksm_stat("pages_scanned");
 
 	ASSERT_LE(0, scan);
+	/* His own calls have that done once a second at most, and others' count. */
+	ksm_drain_batches();
 	for (int i = 0; i < 8; i++)
 		ASSERT_EQ(0, ksm_call(a, fn_scan, scan, 2 * N, 0));
 	EXPECT_EQ(N, same(a, b, users->mem));
