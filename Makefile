@@ -44,13 +44,13 @@ $(KDIR)/Makefile:
 	@exit 1
 
 # The module for several kernels, side by side: make module KDIR=... OUT=build/NAME. KMAKE is how
-# to run make in KDIR.
+# to run make in KDIR. Warnings are errors.
 PHONY += module
 module: $(KDIR)/Makefile
 	@test -n "$(OUT)" || { echo "make module KDIR=DIR OUT=DIR: OUT= is missing" >&2; exit 1; }
 	mkdir -p $(OUT)
 	cp -pu --parents $(MODULE_SOURCES) $(OUT)/
-	+$(KMAKE) M=$(abspath $(OUT)) W=1 EXTRA_SYMBOL=$(EXTRA_SYMBOL) RACE_DELAY=$(RACE_DELAY) \
+	+$(KMAKE) M=$(abspath $(OUT)) W=1 KCFLAGS=-Werror EXTRA_SYMBOL=$(EXTRA_SYMBOL) RACE_DELAY=$(RACE_DELAY) \
 		ALLOW_UNKNOWN_KERNEL=$(ALLOW_UNKNOWN_KERNEL) $(MODULE_FLAGS) modules
 	$(CHECK_BRANCHES) $(OUT)
 
@@ -67,10 +67,12 @@ module-for = $(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*)
 module-%: setup-%
 	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*)
 
-# Wants a function that no kernel has: for the test that it is refused.
+# Wants a function that no kernel has: for the test that it is refused. One object differs: it is
+# made in place of the real one, which comes back.
 missing-%: module-%
-	+@$(module-for) OUT=build/$*-missing EXTRA_SYMBOL=ksmdev_no_such_function
-	@cp build/$*-missing/ksmdev.ko build/$*/ksmdev-missing.ko
+	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*) EXTRA_SYMBOL=ksmdev_no_such_function
+	@mv build/$*/ksmdev.ko build/$*/ksmdev-missing.ko
+	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*)
 
 # Modules that tests/notifier_test.c and tests/coherent_test.c load.
 define device-module
