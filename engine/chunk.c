@@ -307,7 +307,7 @@ static void count_state(struct chunk *chunk, enum slot_state from, enum slot_sta
  */
 void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint)
 {
-	struct slot *slot = &chunk->slots[nr];
+	struct slot *slot = chunk_slot(chunk, nr);
 
 	lockdep_assert_held(&chunk->lock);
 	if (slot->state == state && slot->fingerprint == fingerprint)
@@ -340,7 +340,7 @@ void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state)
 {
 	chunk_set(chunk, nr, state, 0);
 	/* Something is there, of which nothing more is known. */
-	chunk->seen[nr] = state == SLOT_NONE ? 0 : KSMDEV_SEEN_PRESENT;
+	*chunk_seen(chunk, nr) = state == SLOT_NONE ? 0 : KSMDEV_SEEN_PRESENT;
 }
 
 /**
@@ -354,7 +354,7 @@ void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state)
  */
 unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found)
 {
-	struct slot *slot = &chunk->slots[nr];
+	struct slot *slot = chunk_slot(chunk, nr);
 	unsigned int n = index_find(chunk, nr, slot->state != SLOT_UNSHARED, found);
 
 	lockdep_assert_held(&chunk->lock);

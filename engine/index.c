@@ -87,7 +87,7 @@ static u32 number_of(struct chunk *chunk, unsigned int nr)
  */
 static struct slot *slot_of(u32 number)
 {
-	return &chunk_of_linked_slot(number / CHUNK_SLOTS)->slots[number % CHUNK_SLOTS];
+	return chunk_slot(chunk_of_linked_slot(number / CHUNK_SLOTS), number % CHUNK_SLOTS);
 }
 
 /* The domain of the slot with a number; as slot_of(). */
@@ -163,7 +163,7 @@ void index_resize(unsigned long slots)
 static void link_slot(struct chunk *chunk, unsigned int nr, u32 bucket)
 {
 	lockdep_assert_held(lock_of(bucket));
-	chunk->slots[nr].next = buckets[bucket];
+	chunk_slot(chunk, nr)->next = buckets[bucket];
 	buckets[bucket] = number_of(chunk, nr);
 }
 
@@ -179,7 +179,7 @@ void index_insert(struct chunk *chunk, unsigned int nr)
 	u32 bucket;
 
 	down_read(&resize_sem);
-	bucket = bucket_of(chunk->slots[nr].fingerprint);
+	bucket = bucket_of(chunk_slot(chunk, nr)->fingerprint);
 	spin_lock(lock_of(bucket));
 	link_slot(chunk, nr, bucket);
 	spin_unlock(lock_of(bucket));
@@ -195,7 +195,7 @@ void index_insert(struct chunk *chunk, unsigned int nr)
  */
 void index_remove(struct chunk *chunk, unsigned int nr)
 {
-	struct slot *slot = &chunk->slots[nr];
+	struct slot *slot = chunk_slot(chunk, nr);
 	u32 number = number_of(chunk, nr);
 	u32 bucket, *link;
 
@@ -225,7 +225,7 @@ void index_remove(struct chunk *chunk, unsigned int nr)
 unsigned int index_find(struct chunk *chunk, unsigned int nr, bool insert,
 			u32 found[INDEX_TRIES])
 {
-	u32 fingerprint = chunk->slots[nr].fingerprint;
+	u32 fingerprint = chunk_slot(chunk, nr)->fingerprint;
 	u32 self = number_of(chunk, nr);
 	unsigned int n = 0, length = 0;
 	u32 bucket, number;

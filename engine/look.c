@@ -54,13 +54,14 @@ atomic_long_t ksmdev_thp_splits = ATOMIC_LONG_INIT(0);
 
 static unsigned int eagerness(struct chunk *chunk, unsigned int nr)
 {
-	return chunk->seen[nr] >> KSMDEV_SEEN_WANTED_SHIFT;
+	return *chunk_seen(chunk, nr) >> KSMDEV_SEEN_WANTED_SHIFT;
 }
 
 static void set_eagerness(struct chunk *chunk, unsigned int nr, unsigned int eager)
 {
-	chunk->seen[nr] = (chunk->seen[nr] & ~KSMDEV_SEEN_WANTED) |
-			  eager << KSMDEV_SEEN_WANTED_SHIFT;
+	u16 *seen = chunk_seen(chunk, nr);
+
+	*seen = (*seen & ~KSMDEV_SEEN_WANTED) | eager << KSMDEV_SEEN_WANTED_SHIFT;
 }
 
 /**
@@ -84,7 +85,7 @@ unsigned int look_eager(unsigned long pass)
  */
 void look_settle(struct chunk *chunk, struct ksmdev_found *found)
 {
-	struct slot *slot = &chunk->slots[found->nr];
+	struct slot *slot = chunk_slot(chunk, found->nr);
 	unsigned int eager = eagerness(chunk, found->nr);
 
 	/* Not its fault: next time. */
@@ -105,7 +106,7 @@ void look_settle(struct chunk *chunk, struct ksmdev_found *found)
 /**
  * look_candidate_left() - a candidate was wanted and not merged
  * @chunk: its chunk, locked
- * @nr: its slot
+ * @nr: its slot, if the chunk is still the one that it was found in
  *
  * What wanted it may find another partner, or has one; then it is the candidate's turn
  * to ask.
@@ -114,7 +115,7 @@ void look_settle(struct chunk *chunk, struct ksmdev_found *found)
  */
 void look_candidate_left(struct chunk *chunk, unsigned int nr)
 {
-	if (eagerness(chunk, nr) == EAGER_NOT)
+	if (chunk_has_slot(chunk, nr) && eagerness(chunk, nr) == EAGER_NOT)
 		set_eagerness(chunk, nr, EAGER_FAILS);
 }
 
@@ -127,7 +128,7 @@ static bool has_fingerprint(const struct slot *slot)
 /* Contents that were not seen before, or a page whose turn it is to be read anew. */
 static void read_anon(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_found *found)
 {
-	struct slot *slot = &chunk->slots[found->nr];
+	struct slot *slot = chunk_slot(chunk, found->nr);
 	struct domain *domain = chunk->region->domain;
 	u32 fingerprint = domain->zero;
 
@@ -138,7 +139,7 @@ static void read_anon(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmd
 	if (has_fingerprint(slot) && slot->fingerprint == fingerprint) {
 		found->eligible = true;
 		/* If a write after this look would leave no trace. */
-		found->watch = !(chunk->seen[found->nr] & KSMDEV_SEEN_CLEAN);
+		found->watch = !(*chunk_seen(chunk, found->nr) & KSMDEV_SEEN_CLEAN);
 	} else {
 		chunk_set(chunk, found->nr, SLOT_VOLATILE, fingerprint);
 		scan->fresh = true;
@@ -153,7 +154,7 @@ static void read_anon(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmd
  */
 static void look_at_single(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int nr)
 {
-	struct slot *slot = &chunk->slots[nr];
+	struct slot *slot = chunk_slot(chunk, nr);
 
 	if (slot->state == SLOT_SHARED && slot->fingerprint == SHARED_SINGLE) {
 		scan->due[scan->nr_due++] = (struct due) { .slot = nr };
@@ -166,7 +167,7 @@ static void look_at_single(struct ksmdev_scan *scan, struct chunk *chunk, unsign
 /* Others map the zero page too, as read faults do, and since 6.12 splits of folios. */
 static void look_at_zero(struct chunk *chunk, unsigned int nr)
 {
-	struct slot *slot = &chunk->slots[nr];
+	struct slot *slot = chunk_slot(chunk, nr);
 
 	if (slot->state == SLOT_ZERO)
 		return;
@@ -180,7 +181,7 @@ static bool is_to_be_read(struct ksmdev_scan *scan, struct chunk *chunk,
 			  struct ksmdev_found *found)
 {
 	return !found->unchanged || scan->again == found->nr ||
-	       !has_fingerprint(&chunk->slots[found->nr]);
+	       !has_fingerprint(chunk_slot(chunk, found->nr));
 }
 
 /**
@@ -247,10 +248,16 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 	atomic_long_add(hashed, &counters->hashed);
 }
 
+/* Does a page speak for a split? */
+static bool has_vote(struct chunk *chunk, unsigned int nr)
+{
+	return chunk_has_slot(chunk, nr) && chunk_slot(chunk, nr)->vote;
+}
+
 /* What speaks for a page's vote, as far as the indexes know. */
 static bool has_partner(struct chunk *chunk, unsigned int nr)
 {
-	u32 fingerprint = chunk->slots[nr].fingerprint, numbers[INDEX_TRIES];
+	u32 fingerprint = chunk_slot(chunk, nr)->fingerprint, numbers[INDEX_TRIES];
 	struct domain *domain = chunk->region->domain;
 
 	return fingerprint == domain->zero || index_find(chunk, nr, false, numbers) ||
@@ -269,16 +276,17 @@ static bool votes_enough(struct chunk *chunk, unsigned int first, unsigned int l
 	unsigned int nr, votes = 0;
 
 	for (nr = first; nr < last; nr++)
-		votes += chunk->slots[nr].vote;
+		votes += has_vote(chunk, nr);
 	if (!enough(votes, last - first))
 		return false;
 	votes = 0;
 	for (nr = first; nr < last; nr++) {
-		struct slot *slot = &chunk->slots[nr];
-
-		if (slot->vote && !has_partner(chunk, nr))
-			slot->vote = false;
-		votes += slot->vote;
+		if (!has_vote(chunk, nr))
+			continue;
+		if (has_partner(chunk, nr))
+			votes++;
+		else
+			chunk_slot(chunk, nr)->vote = false;
 	}
 	return enough(votes, last - first);
 }
@@ -319,7 +327,7 @@ static struct page *shared_like(struct splitter *splitter, unsigned int nr)
 	struct chunk *chunk = splitter->chunk;
 	struct page *page = splitter->kept + nr - splitter->nr;
 	struct page *kpage = shared_find(chunk->region->domain,
-					 chunk->slots[nr].fingerprint, page);
+					 chunk_slot(chunk, nr)->fingerprint, page);
 
 	if (!kpage && shared_room())
 		kpage = shared_create(chunk->region, page);
@@ -343,7 +351,7 @@ static unsigned int choose_marks(struct splitter *splitter, unsigned int first,
 
 	for (nr = first; nr < last; nr++) {
 		/* A reference is held to that one, which would look like somebody else's. */
-		if (!chunk->slots[nr].vote || nr == splitter->nr)
+		if (!has_vote(chunk, nr) || nr == splitter->nr)
 			continue;
 		slots[min(n, MARKS - 1)] = nr;
 		n++;
@@ -395,9 +403,9 @@ static void split_kept(struct splitter *splitter)
 		atomic_long_inc(&ksmdev_thp_splits);
 		splitter->split = true;
 		for (nr = first; nr < last; nr++) {
-			if (!chunk->slots[nr].vote)
+			if (!has_vote(chunk, nr))
 				continue;
-			chunk->slots[nr].vote = false;
+			chunk_slot(chunk, nr)->vote = false;
 			set_eagerness(chunk, nr, EAGER_NEW);
 		}
 	}
@@ -419,7 +427,7 @@ void splitter_put(struct splitter *splitter, struct page *page, unsigned int nr)
 		split_kept(splitter);
 	/* What has the votes and is to stay for a while is asked about by whatever page comes. */
 	if (!splitter->kept && PageCompound(page) &&
-	    (splitter->chunk->slots[nr].vote || splitter->chunk->keep_until)) {
+	    (has_vote(splitter->chunk, nr) || splitter->chunk->keep_until)) {
 		splitter->kept = page;
 		splitter->nr = nr;
 	} else {

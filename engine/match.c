@@ -28,7 +28,7 @@ static bool may_merge(struct ksmdev_scan *scan)
 static void vote(struct chunk *chunk, unsigned int nr, struct page *page)
 {
 	if (PageCompound(page))
-		chunk->slots[nr].vote = true;
+		chunk_slot(chunk, nr)->vote = true;
 }
 
 /*
@@ -82,7 +82,8 @@ static bool may_be_zero(const struct ksmdev_found *found)
 static bool find_shared(struct ksmdev_scan *scan, struct chunk *chunk,
 			struct ksmdev_found *found)
 {
-	struct page *kpage = shared_find(chunk->region->domain, chunk->slots[found->nr].fingerprint,
+	struct page *kpage = shared_find(chunk->region->domain,
+					 chunk_slot(chunk, found->nr)->fingerprint,
 					 is_trusted(found) ? NULL : found->page);
 
 	if (!kpage)
@@ -95,7 +96,7 @@ static bool find_shared(struct ksmdev_scan *scan, struct chunk *chunk,
 static void find_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 			 struct ksmdev_found *found)
 {
-	u32 fingerprint = chunk->slots[found->nr].fingerprint;
+	u32 fingerprint = chunk_slot(chunk, found->nr)->fingerprint;
 	u32 numbers[INDEX_TRIES];
 	unsigned int i;
 
@@ -220,12 +221,11 @@ static unsigned int get_candidates(struct ksmdev_scan *scan, struct chunk *chunk
 static void compare(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_found *found,
 		    struct chunk *other, struct ksmdev_mapping *candidate)
 {
-	struct slot *slot = &other->slots[candidate->slot];
-
 	if (candidate->page == found->page)
 		return;
-	if (slot->state != SLOT_UNSHARED) {
-		/* Another scan merged it: next time there is a shared page. */
+	if (!chunk_has_slot(other, candidate->slot) ||
+	    chunk_slot(other, candidate->slot)->state != SLOT_UNSHARED) {
+		/* Another scan merged it: next time there is a shared page. Or it is gone. */
 		found->partner = true;
 		return;
 	}

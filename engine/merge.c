@@ -132,7 +132,7 @@ static void note_merges(struct ksmdev_scan *scan, struct chunk *chunk,
 				put_page(m->kpage);
 			/* The next gather cannot tell any more; so it must be read. */
 			if (m->written)
-				chunk->seen[m->slot] &= ~KSMDEV_SEEN_CLEAN;
+				*chunk_seen(chunk, m->slot) &= ~KSMDEV_SEEN_CLEAN;
 			if (m->err == -EBUSY || m->err == -EAGAIN)
 				scan->busy++;
 		} else {

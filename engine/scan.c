@@ -78,7 +78,7 @@ static unsigned int settle_some(struct ksmdev_scan *scan, struct chunk *chunk, u
 		/* What was found here may have been merged in this very piece. */
 		err = charge_adopt(&charge, vma, addr, page_here(scan, slot));
 		trace_ksmdev_unmerge(mm, addr, err);
-		if (!err && chunk->slots[slot].state == SLOT_SHARED)
+		if (!err && chunk_slot(chunk, slot)->state == SLOT_SHARED)
 			chunk_remap(chunk, slot, SLOT_NONE);
 	} while (++i < end && !hold_is_long(since));
 	charge_end(&charge);

@@ -43,9 +43,10 @@ static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma, u64 si
 	for (i = 0; start < end && !err; i++, start += PAGE_SIZE) {
 		struct slot *slot = NULL;
 
-		if (chunk && chunk->slots) {
+		if (chunk) {
 			nr = (start - chunk->addr) >> PAGE_SHIFT;
-			slot = &chunk->slots[nr];
+			if (chunk_has_slot(chunk, nr))
+				slot = chunk_slot(chunk, nr);
 		}
 		if (!is_merged(&found[i], slot))
 			continue;

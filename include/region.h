@@ -220,6 +220,45 @@ struct chunk {
 /* Slot numbers are 32 bits. */
 #define CHUNK_MAX_ID ((u32)(U32_MAX / CHUNK_SLOTS))
 
+/**
+ * chunk_has_slot() - is anything kept of a page
+ * @chunk: the chunk
+ * @nr: which page of the page table
+ *
+ * Context: @chunk->lock held.
+ * Return: true if so; if not, nothing is known of it.
+ */
+static inline bool chunk_has_slot(const struct chunk *chunk, unsigned int nr)
+{
+	return chunk->slots && nr < CHUNK_SLOTS;
+}
+
+/**
+ * chunk_slot() - the slot of a page
+ * @chunk: the chunk
+ * @nr: which page of the page table
+ *
+ * Context: @chunk->lock held, or as for slot_of().
+ * Return: the slot.
+ */
+static inline struct slot *chunk_slot(const struct chunk *chunk, unsigned int nr)
+{
+	return &chunk->slots[nr];
+}
+
+/**
+ * chunk_seen() - what mm/watch.c remembers of a page
+ * @chunk: the chunk
+ * @nr: which page of the page table
+ *
+ * Context: @chunk->lock held.
+ * Return: where it is.
+ */
+static inline u16 *chunk_seen(const struct chunk *chunk, unsigned int nr)
+{
+	return &chunk->seen[nr];
+}
+
 /* engine/chunk.c */
 struct chunk *chunk_lookup(struct region *region, unsigned long addr);
 struct chunk *chunk_create(struct region *region, unsigned long addr);
