@@ -3,9 +3,14 @@
  * chunk.c - chunks and slots: what is known of each page
  *
  * See region.h for the structures and the locks. A chunk is made by the first scan
- * that finds a page table there, and emptied when the page table or the region is gone.
+ * that finds a page there, and emptied when the page table or the region is gone.
  * It can be found by address, through its region, and by number, through what the index of
  * candidates knows; it is complete before it can be found in either way.
+ *
+ * It keeps slots for the pages in its window only, so that what a process makes us keep is in
+ * proportion to its pages, however far they lie apart. The window grows to where pages are, and
+ * does not shrink. It at least doubles each time, so that all the copying for one chunk comes to
+ * less than a page.
  */
 #include <linux/slab.h>
 
@@ -14,7 +19,8 @@
 #include "../include/mm.h"
 #include "../include/region.h"
 
-static atomic_long_t nr_chunks = ATOMIC_LONG_INIT(0);
+/* The slots in all windows. */
+static atomic_long_t nr_slots = ATOMIC_LONG_INIT(0);
 
 /* All chunks by id, for the index. */
 static DEFINE_XARRAY_ALLOC1(chunks);
@@ -97,23 +103,79 @@ struct chunk *chunk_of_linked_slot(u32 id)
 	return xa_load(&chunks, id);
 }
 
-/* What is kept of each page. */
-#define SEEN_BYTES	(CHUNK_SLOTS * sizeof(u16))
-#define SLOTS_BYTES	(PAGE_SIZE + SEEN_BYTES)
+/* The fewest slots of a window, 8: they fill a cache line. */
+#define WINDOW_MIN_BITS 3
+
+/* What is kept of each page in a window. */
+#define PAGE_BYTES	(sizeof(struct slot) + sizeof(u16))
 static_assert(CHUNK_SLOTS * sizeof(struct slot) == PAGE_SIZE);
 
-static struct chunk *chunk_alloc(struct region *region, unsigned long addr)
+/* What a chunk has for its window. */
+struct window {
+	unsigned int first;
+	unsigned int count;
+	struct slot *slots;
+	u16 *seen;
+};
+
+/* How many slots the smallest window has that holds two. */
+static unsigned int window_count(unsigned int low, unsigned int high)
+{
+	return 1U << max(fls(low ^ high), WINDOW_MIN_BITS);
+}
+
+/* Slots and what was seen are apart: each has a size that the allocator has. */
+static bool window_alloc(struct window *window, unsigned int low, unsigned int high)
+{
+	window->count = window_count(low, high);
+	window->first = round_down(low, window->count);
+	if (window->count == CHUNK_SLOTS)
+		window->slots = (struct slot *)get_zeroed_page(GFP_SCAN);
+	else
+		window->slots = kcalloc(window->count, sizeof(*window->slots), GFP_SCAN);
+	window->seen = kcalloc(window->count, sizeof(*window->seen), GFP_SCAN);
+	return window->slots && window->seen;
+}
+
+static void window_free(struct window *window)
+{
+	if (window->count == CHUNK_SLOTS)
+		free_page((unsigned long)window->slots);
+	else
+		kfree(window->slots);
+	kfree(window->seen);
+}
+
+static struct window window_of(const struct chunk *chunk)
+{
+	return (struct window) {
+		.first = chunk->first,
+		.count = chunk->count,
+		.slots = chunk->slots,
+		.seen = chunk->seen,
+	};
+}
+
+static void count_slots(struct chunk *chunk, long more)
+{
+	atomic_long_add(more * (long)PAGE_BYTES, &chunk->region->area->counters.metadata);
+	atomic_long_add(more, &nr_slots);
+}
+
+static struct chunk *chunk_alloc(struct region *region, unsigned long addr, unsigned int low,
+				 unsigned int high)
 {
 	struct chunk *chunk = kzalloc(sizeof(*chunk), GFP_SCAN);
+	struct window window;
 
 	if (!chunk)
 		return NULL;
-	chunk->slots = (struct slot *)get_zeroed_page(GFP_SCAN);
-	if (!chunk->slots)
-		goto err_slots;
-	chunk->seen = kzalloc(SEEN_BYTES, GFP_SCAN);
-	if (!chunk->seen)
-		goto err_seen;
+	if (!window_alloc(&window, low, high))
+		goto err_window;
+	chunk->first = window.first;
+	chunk->count = window.count;
+	chunk->slots = window.slots;
+	chunk->seen = window.seen;
 	kref_init(&chunk->ref);
 	mutex_init(&chunk->lock);
 	chunk->addr = addr & ~(CHUNK_SIZE - 1);
@@ -125,16 +187,15 @@ static struct chunk *chunk_alloc(struct region *region, unsigned long addr)
 	 */
 	if (xa_alloc(&chunks, &chunk->id, chunk, XA_LIMIT(1, CHUNK_MAX_ID), GFP_SCAN))
 		goto err_id;
-	atomic_long_add(sizeof(*chunk) + SLOTS_BYTES, &region->area->counters.metadata);
+	atomic_long_add(sizeof(*chunk), &region->area->counters.metadata);
+	count_slots(chunk, chunk->count);
 	return chunk;
 
 err_id:
 	region_put(region);
 	mutex_destroy(&chunk->lock);
-	kfree(chunk->seen);
-err_seen:
-	free_page((unsigned long)chunk->slots);
-err_slots:
+err_window:
+	window_free(&window);
 	kfree(chunk);
 	return NULL;
 }
@@ -142,17 +203,17 @@ err_slots:
 /* Forget all that is known of a chunk's pages, with its lock held; the chunk itself goes later. */
 static void chunk_empty(struct chunk *chunk)
 {
+	struct window window = window_of(chunk);
 	unsigned int i;
 
-	for (i = 0; i < CHUNK_SLOTS; i++)
-		chunk_set(chunk, i, SLOT_NONE, 0);
-	free_page((unsigned long)chunk->slots);
-	kfree(chunk->seen);
+	for (i = 0; i < window.count; i++)
+		chunk_set(chunk, window.first + i, SLOT_NONE, 0);
+	chunk->count = 0;
 	chunk->slots = NULL;
 	chunk->seen = NULL;
-	atomic_long_sub(SLOTS_BYTES, &chunk->region->area->counters.metadata);
+	window_free(&window);
+	count_slots(chunk, -(long)window.count);
 	xa_erase(&chunks, chunk->id);
-	atomic_long_dec(&nr_chunks);
 }
 
 /*
@@ -178,20 +239,23 @@ static int chunk_publish(struct region *region, struct chunk *chunk)
  * chunk_create() - add the chunk of a region that covers an address
  * @region: the region
  * @addr: the address
+ * @low: the first of its pages that was seen there
+ * @high: the last one
  *
  * Context: Process. The mm's users are held.
- * Return: the chunk with a reference; NULL if there is no memory, the cgroup's
- * limit is reached, or the region is dead.
+ * Return: the chunk with a reference, which may have been somebody else's to make, with another
+ * window; NULL if there is no memory, the cgroup's limit is reached, or the region is dead.
  */
-struct chunk *chunk_create(struct region *region, unsigned long addr)
+struct chunk *chunk_create(struct region *region, unsigned long addr, unsigned int low,
+			   unsigned int high)
 {
 	struct chunk *chunk = NULL, *raced = NULL;
 	struct charge charge;
 	int err = -ENOMEM;
 
-	index_resize((atomic_long_read(&nr_chunks) + 1) * CHUNK_SLOTS);
+	index_resize(atomic_long_read(&nr_slots) + window_count(low, high));
 	charge_begin(&charge, region->mm);
-	chunk = chunk_alloc(region, addr);
+	chunk = chunk_alloc(region, addr, low, high);
 	if (!chunk)
 		goto out;
 
@@ -199,7 +263,6 @@ struct chunk *chunk_create(struct region *region, unsigned long addr)
 	 * Counted and referenced before it can be found: another scan, or a removal,
 	 * may empty it as soon as it is.
 	 */
-	atomic_long_inc(&nr_chunks);
 	kref_get(&chunk->ref);
 	err = chunk_publish(region, chunk);
 	if (err == -EEXIST)
@@ -215,6 +278,44 @@ struct chunk *chunk_create(struct region *region, unsigned long addr)
 out:
 	charge_end(&charge);
 	return chunk;
+}
+
+/**
+ * chunk_grow() - let a chunk's window hold more pages
+ * @chunk: the chunk
+ * @low: the first page that was seen outside of it
+ * @high: the last one
+ *
+ * It holds what is between these and what it held, too. chunks_resize_index() is to follow, when
+ * the chunk is unlocked.
+ *
+ * Context: Process; @chunk->lock held, and the mm's users, no mmap lock.
+ * Return: 0; -ENOMEM if there is no memory or the cgroup's limit is reached; -EBUSY if the index
+ * was in use all the time. After an error all is as before.
+ */
+int chunk_grow(struct chunk *chunk, unsigned int low, unsigned int high)
+{
+	struct window new, old = window_of(chunk);
+	struct charge charge;
+	int err = 0;
+
+	lockdep_assert_held(&chunk->lock);
+	charge_begin(&charge, chunk->region->mm);
+	if (!window_alloc(&new, min(low, old.first), max(high, old.first + old.count - 1)))
+		err = -ENOMEM;
+	charge_end(&charge);
+	if (!err && !index_move(chunk, new.slots, new.first))
+		err = -EBUSY;
+	if (err) {
+		window_free(&new);
+		return err;
+	}
+	memcpy(&new.seen[old.first - new.first], old.seen, old.count * sizeof(*old.seen));
+	chunk->seen = new.seen;
+	chunk->count = new.count;
+	count_slots(chunk, (long)new.count - old.count);
+	window_free(&old);
+	return 0;
 }
 
 /*
@@ -275,13 +376,13 @@ unsigned long region_forget(struct region *region, unsigned long start, unsigned
 }
 
 /**
- * chunks_resize_index() - make the index fit the chunks that are left
+ * chunks_resize_index() - make the index fit the slots that there are
  *
- * Context: Process.
+ * Context: Process. May sleep for memory.
  */
 void chunks_resize_index(void)
 {
-	index_resize(atomic_long_read(&nr_chunks) * CHUNK_SLOTS);
+	index_resize(atomic_long_read(&nr_slots));
 }
 
 static void count_state(struct chunk *chunk, enum slot_state from, enum slot_state to)
@@ -297,7 +398,7 @@ static void count_state(struct chunk *chunk, enum slot_state from, enum slot_sta
 /**
  * chunk_set() - record what was found at a page
  * @chunk: the chunk
- * @nr: which slot
+ * @nr: which slot, of its window
  * @state: what was found
  * @fingerprint: of the contents, for SLOT_VOLATILE and SLOT_UNSHARED
  *
@@ -328,7 +429,7 @@ void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 
 /**
  * chunk_remap() - record that we have mapped another page
  * @chunk: the chunk
- * @nr: which slot
+ * @nr: which slot, of its window
  * @state: SLOT_SHARED, SLOT_ZERO, or SLOT_NONE for a private copy
  *
  * What was seen of the old page's pte says nothing about the new one, and a frame

@@ -28,7 +28,7 @@
 /* How far a chain is followed, in all, for INDEX_TRIES matches. */
 #define INDEX_CHAIN_MAX	64
 
-/* Held for reading around each access, for writing while the table is replaced. */
+/* Held for reading around each access, for writing while the table or a chunk's slots move. */
 static DECLARE_RWSEM(resize_sem);
 static u32 *buckets;
 static unsigned int bucket_bits;
@@ -83,7 +83,7 @@ static u32 number_of(struct chunk *chunk, unsigned int nr)
 
 /*
  * The slot with a number. Only for numbers in a chain whose lock is held: a slot
- * is taken out of its chain before its chunk can go.
+ * is taken out of its chain before its chunk can go. And it does not move: see index_move().
  */
 static struct slot *slot_of(u32 number)
 {
@@ -158,6 +158,43 @@ void index_resize(unsigned long slots)
 	up_write(&resize_sem);
 	kvfree(old);
 	kvfree(new);
+}
+
+/* How often to look whether nobody follows a chain just now: each time takes a moment only. */
+#define MOVE_TRIES 100
+
+/**
+ * index_move() - let a chunk's slots lie elsewhere
+ * @chunk: the chunk
+ * @slots: where to copy them to
+ * @first: the number in the chunk of the first one that has room there
+ *
+ * Slots are linked by number, so all links stay as they are. But whoever follows a chain, with its
+ * lock alone held, reads slots of any chunk and writes their links. So nobody may: for a moment
+ * that is short enough, and neither waited for nor slept in. Who waits for writing has all
+ * scans wait for the slowest reader, and some user's scan may be let run again only much later.
+ *
+ * Context: @chunk->lock held.
+ * Return: false if somebody was in the way each time; nothing has changed then.
+ */
+bool index_move(struct chunk *chunk, struct slot *slots, unsigned int first)
+{
+	unsigned int tries = MOVE_TRIES;
+	bool alone;
+
+	lockdep_assert_held(&chunk->lock);
+	preempt_disable();
+	while (!(alone = down_write_trylock(&resize_sem)) && --tries)
+		cpu_relax();
+	if (alone) {
+		memcpy(&slots[chunk->first - first], chunk->slots,
+		       chunk->count * sizeof(*slots));
+		chunk->slots = slots;
+		chunk->first = first;
+		up_write(&resize_sem);
+	}
+	preempt_enable();
+	return alone;
 }
 
 static void link_slot(struct chunk *chunk, unsigned int nr, u32 bucket)

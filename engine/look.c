@@ -248,7 +248,7 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 	atomic_long_add(hashed, &counters->hashed);
 }
 
-/* Does a page speak for a split? */
+/* Does a page speak for a split? A large folio may reach beyond the window. */
 static bool has_vote(struct chunk *chunk, unsigned int nr)
 {
 	return chunk_has_slot(chunk, nr) && chunk_slot(chunk, nr)->vote;

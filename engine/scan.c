@@ -105,8 +105,10 @@ static void settle(struct ksmdev_scan *scan, struct chunk *chunk)
 /* There is nothing to merge in a range: forget what was known of it. */
 static void forget_pages(struct chunk *chunk, unsigned long start, unsigned long end)
 {
-	if (!chunk->slots)
-		return;
+	unsigned long window = chunk->addr + chunk->first * PAGE_SIZE;
+
+	start = max(start, window);
+	end = min(end, window + chunk->count * PAGE_SIZE);
 	for (; start < end; start += PAGE_SIZE)
 		chunk_remap(chunk, (start - chunk->addr) >> PAGE_SHIFT, SLOT_NONE);
 }
@@ -149,27 +151,28 @@ struct vm_area_struct *region_find_pages(struct region *region, unsigned long st
 	return vma;
 }
 
-/* Gather what is to be looked at. */
-static unsigned int gather(struct ksmdev_scan *scan, struct chunk *chunk,
-			   struct vm_area_struct *vma, unsigned long start, unsigned long end)
+/* Gather what is to be looked at; without a chunk, where there is anything. */
+static void gather(struct ksmdev_scan *scan, struct region *region, struct chunk *chunk,
+		   struct vm_area_struct *vma, unsigned long start, unsigned long end,
+		   struct ksmdev_gather *how)
 {
-	struct region *region = chunk->region;
-	struct ksmdev_gather how = {
-		.seen = chunk->seen,
-		.again = scan->again,
-		.eager = scan->eager,
-		.shared = scan->shared,
-		.whole = region->start <= chunk->addr &&
-			 region->end >= chunk->addr + CHUNK_SIZE,
-	};
+	unsigned long base = start & ~(CHUNK_SIZE - 1);
 
+	if (chunk) {
+		how->seen = chunk->seen;
+		how->first = chunk->first;
+		how->count = chunk->count;
+	}
+	how->again = scan->again;
+	how->eager = scan->eager;
+	how->shared = scan->shared;
+	how->whole = region->start <= base && region->end >= base + CHUNK_SIZE;
 	if (scan->shared)
-		how.memcg = get_mem_cgroup_from_mm(region->mm);
+		how->memcg = get_mem_cgroup_from_mm(region->mm);
 	scan->zero_page = ksmdev_zero_page_allowed(vma);
-	scan->nr_found = ksmdev_gather(vma, start, end, &how, scan->found);
+	scan->nr_found = ksmdev_gather(vma, start, end, how, scan->found);
 	if (scan->shared)
-		mem_cgroup_put(how.memcg);
-	return how.skipped;
+		mem_cgroup_put(how->memcg);
 }
 
 /* Have a chunk to ourselves; only one that is to be scanned at once is worth a wait. */
@@ -183,24 +186,50 @@ static bool lock_chunk(struct ksmdev_scan *scan, struct chunk *chunk)
 /*
  * Find and gather what is in a piece, with the mmap lock held; *@chunk is locked, or NULL.
  * It is not made under that lock: that may take long.
- * Return: false if somebody else has the lock. In @vma what was found; NULL: nothing.
+ * Return: false if somebody else has the lock. In @vma what was found; NULL: nothing. In @how for
+ * which pages the chunk has no room.
  */
 static bool gather_piece(struct ksmdev_scan *scan, struct region *region, struct chunk *chunk,
 			 unsigned long start, unsigned long *stop,
-			 struct vm_area_struct **vma, unsigned int *skipped)
+			 struct vm_area_struct **vma, struct ksmdev_gather *how)
 {
 	struct mm_struct *mm = region->mm;
 	u64 since;
 
+	how->low = 1;
+	how->high = 0;
 	if (!mmlock_get(scan, mm))
 		return false;
 	since = hold_begin(mm);
 	*vma = region_find_pages(region, start, *stop, stop);
-	if (*vma && chunk && chunk->slots)
-		*skipped = gather(scan, chunk, *vma, start, *stop);
+	if (*vma && (!chunk || chunk->slots))
+		gather(scan, region, chunk, *vma, start, *stop, how);
 	mmap_read_unlock(mm);
 	hold_end_in(mm, start, since);
 	return true;
+}
+
+/* As gather_piece(), with a chunk, which gets room for what is there. */
+static bool gather_all(struct ksmdev_scan *scan, struct region *region, struct chunk *chunk,
+		       unsigned long start, unsigned long *stop, struct vm_area_struct **vma,
+		       struct ksmdev_gather *how)
+{
+	const unsigned long end = *stop;
+
+	while (gather_piece(scan, region, chunk, start, stop, vma, how)) {
+		int err;
+
+		if (how->low > how->high)
+			return true;
+		err = chunk_grow(chunk, how->low, how->high);
+		/* Not now: what there is room for is done, the rest in another pass. */
+		how->fixed = err;
+		if (err == -EBUSY)
+			scan->busy++;
+		scan->grown |= !err;
+		*stop = end;
+	}
+	return false;
 }
 
 /*
@@ -214,19 +243,21 @@ static unsigned long scan_piece(struct ksmdev_scan *scan, struct region *region,
 {
 	struct chunk *chunk = chunk_lookup(region, start);
 	struct vm_area_struct *vma = NULL;
+	struct ksmdev_gather how = { };
 	unsigned long stop = end;
-	unsigned int skipped = 0;
 
 	*result = PIECE_LOCKED;
 	scan->nr_found = 0;
 	if (!chunk) {
 		/* Is there anything to make one for? */
-		if (!gather_piece(scan, region, NULL, start, &stop, &vma, &skipped))
+		if (!gather_piece(scan, region, NULL, start, &stop, &vma, &how))
 			return stop;
 		*result = PIECE_DONE;
 		if (!vma)
 			goto out;
-		chunk = chunk_create(region, start);
+		if (how.low > how.high)
+			return stop;
+		chunk = chunk_create(region, start, how.low, how.high);
 		if (!chunk)
 			return stop;
 		*result = PIECE_LOCKED;
@@ -236,13 +267,13 @@ static unsigned long scan_piece(struct ksmdev_scan *scan, struct region *region,
 		goto out_put;
 	}
 	stop = end;
-	if (!gather_piece(scan, region, chunk, start, &stop, &vma, &skipped))
+	if (!gather_all(scan, region, chunk, start, &stop, &vma, &how))
 		goto out_unlock;
 	*result = PIECE_DONE;
 	if (!vma) {
 		forget_pages(chunk, start, min(stop, end));
 	} else if (chunk->slots) {
-		look(scan, chunk, skipped);
+		look(scan, chunk, how.skipped);
 		if (scan->nr_found) {
 			match(scan, chunk);
 			watch_writes(scan, chunk, start, stop);
@@ -288,6 +319,7 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 		region_bury(region);
 		return;
 	}
+	scan->grown = false;
 	while (start < end) {
 		next = scan_piece(scan, region, start, end, &result);
 		/* Once: khugepaged could make huge pages as fast as we split them. */
@@ -306,6 +338,8 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 		cond_resched();
 	}
 	mmput_async(region->mm);
+	if (scan->grown)
+		chunks_resize_index();
 	if (scan->busy || scan->fresh)
 		atomic_set(&want_drain, 1);
 }

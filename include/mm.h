@@ -165,7 +165,12 @@ void ksmdev_drain_exit(void);
 
 /**
  * struct ksmdev_gather - which pages ksmdev_gather() reports
- * @seen: what is remembered of each page of the page table; kept up to date
+ * @seen: what is remembered of each page in the window; kept up to date
+ * @first: the first page of the page table that is in the window
+ * @count: how many are; 0: nothing can be remembered yet
+ * @fixed: the window stays as it is; report what is in it, whatever is outside
+ * @low: unless @fixed, set to the first page that is present outside of the window
+ * @high: and to the last one; less than @low if there is none
  * @again: a page to report whether or not it changed; -1 for none
  * @eager: report pages that are wanted at least as much; not 0
  * @shared: report all shared pages
@@ -176,6 +181,11 @@ void ksmdev_drain_exit(void);
  */
 struct ksmdev_gather {
 	u16 *seen;
+	unsigned int first;
+	unsigned int count;
+	bool fixed;
+	unsigned int low;
+	unsigned int high;
 	int again;
 	unsigned int eager;
 	bool shared;

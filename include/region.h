@@ -4,7 +4,8 @@
  *
  * An area (one fd) holds regions (address ranges of one mm), a region is cut into
  * chunks (one page table each: 2 MiB, or 32 MiB where pages are of 16 KiB), a chunk has
- * slots (512 or 2048), one for each page. A region is only an address range: what lies
+ * slots (512 or 2048), one for each page, and memory for those of them that lie in its
+ * window: where pages were seen so far. A region is only an address range: what lies
  * beneath it changes, and nothing here follows that; the scan looks again each time.
  *
  * Locks, outermost first:
@@ -191,20 +192,28 @@ struct region {
 /**
  * struct chunk - the slots of one page table's pages
  * @ref: one of its region, one of each user
+ * @first: the first slot of its window
+ * @count: how many are in it: a power of two, and @first a multiple of it; 0 once the region
+ *	is dead
  * @lock: guards the slots, and that the chunk is still its region's
  * @region: the region
  * @addr: its first address, whether or not the region covers that
  * @id: its slots have the numbers from @id * CHUNK_SLOTS; never 0
  * @splits: how often a huge page was split there; counted as far as look.c cares
- * @slots: CHUNK_SLOTS of them; NULL once the region is dead
- * @seen: what mm/watch.c remembers of each page, and in KSMDEV_SEEN_WANTED how often
+ * @slots: those of the window, for chunk_slot(); NULL once the region is dead
+ * @seen: what mm/watch.c remembers of each page in it, and in KSMDEV_SEEN_WANTED how often
  *	a page that did not change is still to be offered for merging
  * @watched: when watch_writes() last made pages of it read-only, in ns; 0: never
  * @keep_until: until when a huge page that was rebuilt stays, in ns; 0: none was seen
- * @rcu: to free it
+ * @rcu: to free it, when nobody asks for the former two any more
+ *
+ * Nothing is known of a page outside of the window. @first and @slots change only where
+ * nobody can follow a chain of the index; see index_move().
  */
 struct chunk {
 	struct kref ref;
+	u16 first;
+	u16 count;
 	struct mutex lock;
 	struct region *region;
 	unsigned long addr;
@@ -212,16 +221,20 @@ struct chunk {
 	u8 splits;
 	struct slot *slots;
 	u16 *seen;
-	u64 watched;
-	u64 keep_until;
-	struct rcu_head rcu;
+	union {
+		struct {
+			u64 watched;
+			u64 keep_until;
+		};
+		struct rcu_head rcu;
+	};
 };
 
 /* Slot numbers are 32 bits. */
 #define CHUNK_MAX_ID ((u32)(U32_MAX / CHUNK_SLOTS))
 
 /**
- * chunk_has_slot() - is anything kept of a page
+ * chunk_has_slot() - is a page in a chunk's window
  * @chunk: the chunk
  * @nr: which page of the page table
  *
@@ -230,38 +243,40 @@ struct chunk {
  */
 static inline bool chunk_has_slot(const struct chunk *chunk, unsigned int nr)
 {
-	return chunk->slots && nr < CHUNK_SLOTS;
+	return nr - chunk->first < chunk->count;
 }
 
 /**
  * chunk_slot() - the slot of a page
  * @chunk: the chunk
- * @nr: which page of the page table
+ * @nr: which page of the page table; in the window
  *
  * Context: @chunk->lock held, or as for slot_of().
  * Return: the slot.
  */
 static inline struct slot *chunk_slot(const struct chunk *chunk, unsigned int nr)
 {
-	return &chunk->slots[nr];
+	return &chunk->slots[nr - chunk->first];
 }
 
 /**
  * chunk_seen() - what mm/watch.c remembers of a page
  * @chunk: the chunk
- * @nr: which page of the page table
+ * @nr: which page of the page table; in the window
  *
  * Context: @chunk->lock held.
  * Return: where it is.
  */
 static inline u16 *chunk_seen(const struct chunk *chunk, unsigned int nr)
 {
-	return &chunk->seen[nr];
+	return &chunk->seen[nr - chunk->first];
 }
 
 /* engine/chunk.c */
 struct chunk *chunk_lookup(struct region *region, unsigned long addr);
-struct chunk *chunk_create(struct region *region, unsigned long addr);
+struct chunk *chunk_create(struct region *region, unsigned long addr, unsigned int low,
+			   unsigned int high);
+int chunk_grow(struct chunk *chunk, unsigned int low, unsigned int high);
 struct chunk *chunk_by_id(u32 id);
 struct chunk *chunk_of_linked_slot(u32 id);
 void chunk_put(struct chunk *chunk);

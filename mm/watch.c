@@ -16,7 +16,9 @@
  * more when it is found read-only.
  *
  * What is remembered of each page is two bytes: see KSMDEV_SEEN_TAG. A pass over
- * memory that nobody wrote reads those and the ptes, and no struct page. A write that
+ * memory that nobody wrote reads those and the ptes, and no struct page. The caller may have
+ * these bytes for a part of a page table only, the window; of what is present outside of it he
+ * is told before anything else is done, so that he can have more. A write that
  * leaves no trace in the pte (by a device, through a page that was already pinned; before
  * reclaim unmapped a page that is then found in the swap cache), and another page with
  * the same tag, go unnoticed until the page's turn to be reported @again: that costs a
@@ -118,7 +120,8 @@ static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
 	const unsigned int wanted = how->eager << KSMDEV_SEEN_WANTED_SHIFT;
 	const bool shared = how->shared;
 	const int again = how->again;
-	u16 *seen = how->seen;
+	/* By the number in the page table, as all else; of what is in the window. */
+	u16 *seen = how->seen - how->first;
 
 	for (; nr < last_nr; nr++) {
 		pte_t pte = table ? ptep_get(table + nr) : __pte(0);
@@ -167,6 +170,12 @@ static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
 }
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/* Neither a file's pages, nor the huge zero page, nor what a userfaultfd has protected. */
+static bool huge_is_ours(pmd_t pmd)
+{
+	return PageAnon(pmd_page(pmd)) && !pmd_uffd(pmd);
+}
+
 /*
  * Change a huge page's pmd in one step: a pmd that is none for a moment would look
  * like a hole to MADV_DONTNEED. The caller flushes the TLB.
@@ -184,14 +193,14 @@ static unsigned int gather_huge(struct vm_area_struct *vma, unsigned long addr,
 				struct ksmdev_gather *how, struct ksmdev_found *found)
 {
 	bool notified = mm_has_notifiers(vma->vm_mm);
+	u16 *window = how->seen - how->first;
 	pmd_t pmd = *pmdp;
 	bool dirty = pmd_dirty(pmd);
 	unsigned int n = 0;
 
-	/* A file's pages, the huge zero page, or what a userfaultfd has protected. */
-	if (!PageAnon(pmd_page(pmd)) || pmd_uffd(pmd)) {
+	if (!huge_is_ours(pmd)) {
 		for (; addr < end; addr += PAGE_SIZE)
-			n += report_none((addr & ~PMD_MASK) >> PAGE_SHIFT, how->seen, &found[n]);
+			n += report_none((addr & ~PMD_MASK) >> PAGE_SHIFT, window, &found[n]);
 		return n;
 	}
 	/* One bit for all its pages, even if this call is about some of them. */
@@ -200,14 +209,14 @@ static unsigned int gather_huge(struct vm_area_struct *vma, unsigned long addr,
 
 		change_huge(vma, addr, pmdp, pmd_mkclean(pmd));
 		ksmdev_flush_tlb(vma, addr & PMD_MASK, (addr & PMD_MASK) + PMD_SIZE);
-		for (nr = 0; nr < PTRS_PER_PTE; nr++)
+		for (nr = 0; nr < how->count; nr++)
 			how->seen[nr] &= ~KSMDEV_SEEN_CLEAN;
 		dirty = false;
 	}
 	for (; addr < end; addr += PAGE_SIZE) {
 		unsigned int nr = (addr & ~PMD_MASK) >> PAGE_SHIFT;
 		unsigned long pfn = pmd_pfn(pmd) + nr;
-		u16 *seen = &how->seen[nr];
+		u16 *seen = &window[nr];
 		bool same = clean(*seen, pfn, dirty) &&
 			    (!notified || unwritable(*seen, pmd_write(pmd)));
 
@@ -230,6 +239,11 @@ static void watch_huge(struct vm_area_struct *vma, unsigned long addr, pmd_t *pm
 	ksmdev_flush_tlb(vma, addr & PMD_MASK, (addr & PMD_MASK) + PMD_SIZE);
 }
 #else
+static bool huge_is_ours(pmd_t pmd)
+{
+	return false;
+}
+
 static unsigned int gather_huge(struct vm_area_struct *vma, unsigned long addr,
 				unsigned long end, pmd_t *pmdp,
 				struct ksmdev_gather *how, struct ksmdev_found *found)
@@ -242,14 +256,48 @@ static void watch_huge(struct vm_area_struct *vma, unsigned long addr, pmd_t *pm
 }
 #endif
 
+/* Note which of some pages are present. */
+static void look_outside(const struct ksmdev_table *table, unsigned int nr, unsigned int last_nr,
+			 struct ksmdev_gather *how)
+{
+	const bool huge = table->huge && huge_is_ours(*table->huge);
+	pte_t *ptes = table->pte;
+
+	if (!huge && !ptes)
+		return;
+	for (; nr < last_nr; nr++) {
+		if (!huge && !pte_present(ptep_get(ptes + nr)))
+			continue;
+		how->low = min(how->low, nr);
+		how->high = nr;
+	}
+}
+
+/* Are pages present outside of the window? Note which. */
+static bool is_outgrown(const struct ksmdev_table *table, unsigned long start, unsigned long end,
+			struct ksmdev_gather *how)
+{
+	unsigned int nr = (start & ~PMD_MASK) >> PAGE_SHIFT;
+	unsigned int last_nr = nr + ((end - start) >> PAGE_SHIFT);
+
+	how->low = PTRS_PER_PTE;
+	how->high = 0;
+	look_outside(table, nr, min(last_nr, how->first), how);
+	look_outside(table, max(nr, how->first + how->count), last_nr, how);
+	return how->low <= how->high;
+}
+
 /**
  * ksmdev_gather() - find the pages that changed, and those that are asked for
  * @vma: the mapping that holds the whole range
  * @start: first address
  * @end: last address plus one; in the same page table as @start
- * @how: what is remembered of the pages, and which ones are asked for
+ * @how: what is remembered of the pages, which are in the window, and which ones are asked for
  * @found: filled in, in ascending order; room for each page of the range. For
  *	KSMDEV_ANON the caller drops the reference.
+ *
+ * If there are pages outside of the window that is all that is noted, and nothing reported, unless
+ * the window is fixed: then it is as if these were not there.
  *
  * The contents of a page that is reported as changed are to be read after this
  * call: a later write is noticed by the next one.
@@ -261,14 +309,22 @@ unsigned int ksmdev_gather(struct vm_area_struct *vma, unsigned long start,
 			   unsigned long end, struct ksmdev_gather *how,
 			   struct ksmdev_found *found)
 {
+	unsigned long window = (start & PMD_MASK) + how->first * PAGE_SIZE;
 	struct ksmdev_table table;
-	unsigned int n;
+	unsigned int n = 0;
 
 	ksmdev_table_lock(vma, start, &table);
+	if (!how->fixed && is_outgrown(&table, start, end, how))
+		goto out;
+	start = max(start, window);
+	end = min(end, window + how->count * PAGE_SIZE);
+	if (start >= end)
+		goto out;
 	if (table.huge)
 		n = gather_huge(vma, start, end, table.huge, how, found);
 	else
 		n = gather_table(vma, start, end, table.pte, how, found);
+out:
 	ksmdev_table_unlock(&table);
 	return n;
 }
