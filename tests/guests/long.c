@@ -16,6 +16,7 @@
  *			or by its threads; vhost, by vsock
  *	kill		kill -9 in the middle of a scan, again and again
  *	unwanted	a guest with mem-merge=off is left alone
+ *	boot		guests boot while kksmd has no pause at all (boot.c)
  */
 #include <errno.h>
 #include <signal.h>
@@ -28,6 +29,7 @@
 
 #include <linux/vm_sockets.h>
 
+#include "cases.h"
 #include "checks.h"
 
 #define MIB		(1L << 20)
@@ -496,6 +498,13 @@ static void unwanted(void)
 	end_guests(g, 3);
 }
 
+/* ---- boot ---- */
+
+static void boot(void)
+{
+	boot_guests(&k);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -509,6 +518,7 @@ static const struct {
 	{ "pins", pins },
 	{ "kill", kill_guests },
 	{ "unwanted", unwanted },
+	{ "boot", boot },
 };
 
 static bool wanted(const char *name, char **names)
