@@ -11,5 +11,7 @@
 
 /* Guests boot while kksmd has no pause: boot.c */
 void boot_guests(const struct ksm *k);
+/* How often guests fault for what kksmd does: faults.c */
+void guest_faults(const struct ksm *k);
 
 #endif /* KSMDEV_GUESTS_CASES_H */

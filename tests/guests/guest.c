@@ -41,6 +41,10 @@
 /* So many pages at most go to or come from a disk at a time; the echo has room for them. */
 #define MAX_RUN 32
 
+/* One page in so many is for stir() to write, and this is the first. It is like no other. */
+#define STIR_EVERY 64
+#define STIR_FIRST 6
+
 /* Seeds of contents that all guests have; a guest's own ones are above. */
 enum { ZEROS, COMMON, SAME, OWN };
 
@@ -241,17 +245,32 @@ static size_t exchange(void)
 	return wrong(to, n);
 }
 
+/* Is there a command? */
+static bool is_called(void)
+{
+	struct pollfd input = { .fd = fileno(commands), .events = POLLIN };
+
+	return poll(&input, 1, 0);
+}
+
+/* The command that ends what goes on for ever has no other meaning. */
+static void skip_command(void)
+{
+	while (fgetc(commands) != '\n')
+		if (feof(commands))
+			give_up("the port");
+}
+
 /*
  * Rewrite and check at random until there is a command: what was wrong, how many rounds,
  * and how often pages went through a disk or the echo.
  */
 static void work(void)
 {
-	struct pollfd input = { .fd = fileno(commands), .events = POLLIN };
 	size_t rounds = 0, bad = 0, moves = 0;
 
 	answer("ok");
-	while (!poll(&input, 1, 0)) {
+	while (!is_called()) {
 		for (int i = 0; i < 32; i++)
 			rewrite();
 		for (int i = 0; i < 128; i++)
@@ -264,11 +283,46 @@ static void work(void)
 		}
 		rounds++;
 	}
-	/* The command that ends it has no other meaning. */
-	while (fgetc(commands) != '\n')
-		if (feof(commands))
-			give_up("the port");
+	skip_command();
 	answer("ok %zu %zu %zu", bad, rounds, moves);
+}
+
+/* Give some pages new contents, which lie far from each other among all the others. */
+static size_t stir(void)
+{
+	size_t n = 0;
+
+	for (size_t i = STIR_FIRST; i < npages; i += STIR_EVERY, n++)
+		put(i, (struct content){ .seed = ++last_seed, .index = i, .flip = NO_FLIP });
+	return n;
+}
+
+/* Read all the others, which stir() never writes. */
+static size_t look(void)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < npages; i++) {
+		if (i % STIR_EVERY == STIR_FIRST)
+			continue;
+		(void)*(volatile char *)ksm_page(memory, i);
+		n++;
+	}
+	return n;
+}
+
+/* Both in turns until there is a command: how often. */
+static void keep_busy(void)
+{
+	size_t rounds = 0;
+
+	answer("ok");
+	for (; !is_called(); rounds++) {
+		stir();
+		look();
+	}
+	skip_command();
+	answer("ok %zu", rounds);
 }
 
 /* Where in the guest's memory the common ones of pages FIRST... are. */
@@ -394,6 +448,12 @@ int main(void)
 			answer("ok %zu", wrong(0, npages));
 		} else if (!strcmp(word, "work")) {
 			work();
+		} else if (!strcmp(word, "stir")) {
+			answer("ok %zu", stir());
+		} else if (!strcmp(word, "look")) {
+			answer("ok %zu", look());
+		} else if (!strcmp(word, "busy")) {
+			keep_busy();
 		} else if (!strcmp(word, "where")) {
 			where(a, b);
 		} else if (!strcmp(word, "own")) {

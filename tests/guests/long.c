@@ -17,6 +17,7 @@
  *	kill		kill -9 in the middle of a scan, again and again
  *	unwanted	a guest with mem-merge=off is left alone
  *	boot		guests boot while kksmd has no pause at all (boot.c)
+ *	faults		how often guests fault for what kksmd does (faults.c)
  */
 #include <errno.h>
 #include <signal.h>
@@ -498,11 +499,16 @@ static void unwanted(void)
 	end_guests(g, 3);
 }
 
-/* ---- boot ---- */
+/* ---- in files of their own ---- */
 
 static void boot(void)
 {
 	boot_guests(&k);
+}
+
+static void faults(void)
+{
+	guest_faults(&k);
 }
 
 static const struct {
@@ -519,6 +525,7 @@ static const struct {
 	{ "kill", kill_guests },
 	{ "unwanted", unwanted },
 	{ "boot", boot },
+	{ "faults", faults },
 };
 
 static bool wanted(const char *name, char **names)
