@@ -183,6 +183,7 @@ static unsigned int get_candidates(struct ksmdev_scan *scan, struct chunk *chunk
 {
 	struct mm_struct *mm = other->region->mm;
 	unsigned int i, n = 0;
+	u64 since;
 
 	for (i = 0; i < nr; i++) {
 		unsigned int slot = want[i].slot % CHUNK_SLOTS;
@@ -201,13 +202,10 @@ static unsigned int get_candidates(struct ksmdev_scan *scan, struct chunk *chunk
 	*locked = true;
 	if (!mmget_not_zero(mm))
 		return n;
-	*locked = mmlock_get(scan, mm);
+	*locked = mmlock_get(scan, mm, &since);
 	if (*locked) {
-		u64 since = hold_begin(mm);
-
 		ksmdev_get_pages(mm, scan->candidate, n);
-		mmap_read_unlock(mm);
-		hold_end_in(mm, other->addr, since);
+		mmlock_put(mm, other->addr, since);
 	}
 	/* If we are the last, exit_mmap() is not for us to run. */
 	mmput_async(mm);

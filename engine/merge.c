@@ -145,6 +145,27 @@ static void note_merges(struct ksmdev_scan *scan, struct chunk *chunk,
 	}
 }
 
+/*
+ * Take a process and its mmap lock, for unlock_mm(); the time in @since.
+ * Return: 0, -ESRCH if it is gone, -EAGAIN if somebody else has the lock.
+ */
+static int lock_mm(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since)
+{
+	if (!mmget_not_zero(mm))
+		return -ESRCH;
+	if (mmlock_get(scan, mm, since))
+		return 0;
+	mmput_async(mm);
+	return -EAGAIN;
+}
+
+static void unlock_mm(struct mm_struct *mm, struct chunk *chunk, u64 since)
+{
+	mmlock_put(mm, chunk->addr, since);
+	/* If we are the last, exit_mmap() is not for us to run. */
+	mmput_async(mm);
+}
+
 /**
  * merge_mappings() - merge pages of one chunk with shared pages
  * @scan: the scanning context, whose counts go up
@@ -159,24 +180,18 @@ void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
 		    struct ksmdev_mapping *map, unsigned int nr)
 {
 	struct mm_struct *mm = chunk->region->mm;
+	u64 since;
+	int err;
 
 	lockdep_assert_held(&chunk->lock);
 	if (!nr)
 		return;
-	if (!mmget_not_zero(mm)) {
-		fail_all(map, nr, -ESRCH);
+	err = lock_mm(scan, mm, &since);
+	if (err) {
+		fail_all(map, nr, err);
 	} else {
-		if (mmlock_get(scan, mm)) {
-			u64 since = hold_begin(mm);
-
-			merge_in_mm(mm, map, nr);
-			mmap_read_unlock(mm);
-			hold_end_in(mm, chunk->addr, since);
-		} else {
-			fail_all(map, nr, -EAGAIN);
-		}
-		/* If we are the last, exit_mmap() is not for us to run. */
-		mmput_async(mm);
+		merge_in_mm(mm, map, nr);
+		unlock_mm(mm, chunk, since);
 	}
 	note_merges(scan, chunk, map, nr);
 }
@@ -218,25 +233,21 @@ bool merge_split(struct ksmdev_scan *scan, struct chunk *chunk, struct page *pag
 		 struct ksmdev_mapping *map, unsigned int nr)
 {
 	struct mm_struct *mm = chunk->region->mm;
-	bool split = false;
+	u64 since;
+	int err;
 
 	lockdep_assert_held(&chunk->lock);
-	if (mmget_not_zero(mm)) {
-		if (mmlock_get(scan, mm)) {
-			u64 since = hold_begin(mm);
-
-			split = !ksmdev_split(page);
-			if (split)
-				merge_split_off(mm, map, nr);
-			mmap_read_unlock(mm);
-			hold_end_in(mm, chunk->addr, since);
-		}
-		mmput_async(mm);
+	err = lock_mm(scan, mm, &since);
+	if (!err) {
+		err = ksmdev_split(page);
+		if (!err)
+			merge_split_off(mm, map, nr);
+		unlock_mm(mm, chunk, since);
 	}
-	if (!split)
-		fail_all(map, nr, -EAGAIN);
+	if (err)
+		fail_all(map, nr, err);
 	note_merges(scan, chunk, map, nr);
-	return split;
+	return !err;
 }
 
 /*
@@ -311,9 +322,8 @@ void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long s
 	now = ktime_get_ns();
 	if (chunk->watched && now < chunk->watched + WATCH_INTERVAL_NS)
 		return;
-	if (!mmlock_get(scan, mm))
+	if (!mmlock_get(scan, mm, &since))
 		return;
-	since = hold_begin(mm);
 	vma = vma_lookup(mm, start);
 	if (vma && end <= vma->vm_end && ksmdev_mergeable(vma)) {
 		chunk->watched = now;
@@ -323,6 +333,5 @@ void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long s
 			else
 				i++;
 	}
-	mmap_read_unlock(mm);
-	hold_end_in(mm, chunk->addr, since);
+	mmlock_put(mm, chunk->addr, since);
 }

@@ -56,22 +56,37 @@ static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
  * mmlock_get() - take the mmap lock of a process for reading, if that is possible soon
  * @scan: the scanning context
  * @mm: the process; its users are held
+ * @since: where the time is noted, for hold_is_long() and mmlock_put()
  *
  * Context: Process, no mmap lock held. In kksmd, sleeps for some ten milliseconds at most.
  * Return: true if it was taken.
  */
-bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm)
+bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since)
 {
-	bool locked;
-	u64 now;
+	if (!mmap_read_trylock(mm)) {
+		u64 now = ktime_get_ns();
 
-	if (mmap_read_trylock(mm))
-		return true;
-	now = ktime_get_ns();
-	if (scan->waiter != current || now < scan->in_vain_until)
-		return false;
-	locked = wait_for(scan, mm);
-	if (!locked)
-		scan->in_vain_until = ktime_get_ns() + VAIN_PART * (ktime_get_ns() - now);
-	return locked;
+		if (scan->waiter != current || now < scan->in_vain_until)
+			return false;
+		if (!wait_for(scan, mm)) {
+			scan->in_vain_until = ktime_get_ns() + VAIN_PART * (ktime_get_ns() - now);
+			return false;
+		}
+	}
+	*since = hold_begin(mm);
+	return true;
+}
+
+/**
+ * mmlock_put() - release what mmlock_get() took
+ * @mm: the process
+ * @addr: an address in the page table in which most was done
+ * @since: from mmlock_get()
+ *
+ * Context: Any.
+ */
+void mmlock_put(struct mm_struct *mm, unsigned long addr, u64 since)
+{
+	mmap_read_unlock(mm);
+	hold_end_in(mm, addr, since);
 }

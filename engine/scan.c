@@ -59,9 +59,8 @@ static unsigned int settle_some(struct ksmdev_scan *scan, struct chunk *chunk, u
 	struct charge charge;
 	u64 since;
 
-	if (!mmlock_get(scan, mm))
+	if (!mmlock_get(scan, mm, &since))
 		return scan->nr_due;
-	since = hold_begin(mm);
 	charge_begin(&charge, mm);
 	do {
 		unsigned int slot = scan->due[i].slot;
@@ -82,8 +81,7 @@ static unsigned int settle_some(struct ksmdev_scan *scan, struct chunk *chunk, u
 			chunk_remap(chunk, slot, SLOT_NONE);
 	} while (++i < end && !hold_is_long(since));
 	charge_end(&charge);
-	mmap_read_unlock(mm);
-	hold_end_in(mm, chunk->addr, since);
+	mmlock_put(mm, chunk->addr, since);
 	return i;
 }
 
@@ -198,14 +196,12 @@ static bool gather_piece(struct ksmdev_scan *scan, struct region *region, struct
 
 	how->low = 1;
 	how->high = 0;
-	if (!mmlock_get(scan, mm))
+	if (!mmlock_get(scan, mm, &since))
 		return false;
-	since = hold_begin(mm);
 	*vma = region_find_pages(region, start, *stop, stop);
 	if (*vma && (!chunk || chunk->slots))
 		gather(scan, region, chunk, *vma, start, *stop, how);
-	mmap_read_unlock(mm);
-	hold_end_in(mm, start, since);
+	mmlock_put(mm, start, since);
 	return true;
 }
 

@@ -127,7 +127,8 @@ void ksmdev_scan_wait(struct ksmdev_scan *scan);
 
 /* engine/mmlock.c */
 void mmlock_wait(struct ksmdev_scan *scan);
-bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm);
+bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since);
+void mmlock_put(struct mm_struct *mm, unsigned long addr, u64 since);
 
 /* engine/look.c */
 void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped);
