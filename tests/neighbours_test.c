@@ -197,8 +197,8 @@ TEST_F(tenants, one_is_over_its_high_limit)
 {
 	const size_t n = PAGES(16);
 	char *mem = ksm_mmap(n);
-	double end = ksm_now() + KSM_PATIENCE;
 	struct ksm_child *a, *b;
+	double end;
 
 	TENANT(GROUP, mem, n, 1);
 	TENANT(GROUP, mem, n, 1);
@@ -207,6 +207,7 @@ TEST_F(tenants, one_is_over_its_high_limit)
 	a = TENANT(OTHER, mem, n, 2);
 	b = TENANT(OTHER, mem, n, 2);
 	ASSERT_EQ(0, ksm_start(self->k.dev, 5000, 0, 20));
+	end = ksm_now() + KSM_PATIENCE;
 	while (ksm_same_frames(a->pid, mem, b->pid, mem, n) < n && ksm_now() < end)
 		usleep(100000);
 	EXPECT_EQ(n, ksm_same_frames(a->pid, mem, b->pid, mem, n));
@@ -253,11 +254,12 @@ TEST_F(tenants, one_maps_and_unmaps_all_the_time)
 	const size_t n = PAGES(8);
 	char *mem = ksm_mmap(n);
 	struct ksm_child *a = TENANT(NULL, mem, n, 1), *b = TENANT(NULL, mem, n, 1);
-	double begin, end = ksm_now() + KSM_PATIENCE;
+	double begin, end;
 	size_t same;
 
 	ASSERT_EQ(0, ksm_call(b, fn_busy, 4, 0, 0));
 	begin = ksm_now();
+	end = begin + KSM_PATIENCE;
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 20, 1));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 20));
 	do {

@@ -133,7 +133,6 @@ TEST_F(tenant, one_page_in_each_table)
 	/* Where each lock and each allocation is watched they are larger. */
 	const long most = access("/proc/lockdep", F_OK) ? 256 : 2048;
 	const pid_t pid = self->c.pid;
-	double end = ksm_now() + KSM_PATIENCE;
 	long before, after, metadata, empty = ksm_fdinfo(self->area, "metadata_bytes");
 
 	ksm_call(&self->c, fn_fill_each, self->mem, 1, 1);
@@ -163,7 +162,8 @@ TEST_F(tenant, one_page_in_each_table)
 	EXPECT_EQ(0, ksm_call(&self->c, fn_wrong_each, self->mem, 2, 2));
 	ASSERT_EQ(0, ksm_remove(self->area));
 	/* What was removed is freed a while later, where there is much of it. */
-	while (ksm_fdinfo(self->area, "metadata_bytes") > empty && ksm_now() < end)
+	for (double end = ksm_now() + KSM_PATIENCE;
+	     ksm_fdinfo(self->area, "metadata_bytes") > empty && ksm_now() < end;)
 		usleep(20000);
 	EXPECT_EQ(empty, ksm_fdinfo(self->area, "metadata_bytes"));
 }
