@@ -12,7 +12,8 @@
  *	regions_lock	the trees of regions, the cursor
  *	chunk->lock	a chunk's slots; a scan holds it for one unit of work and
  *			only tries to get a second one
- *	mmap lock	with a chunk's lock held only ever tried, and never two at once
+ *	mmap lock	with a chunk's lock held only tried, or waited for by kksmd for a
+ *			moment (mmlock.c), and never two at once
  *	index bucket	leaf
  * A region that left the trees is dead: its chunks are emptied under their locks, the
  * first at once and the rest by a work item, and the struct stays until the last scan that
@@ -25,6 +26,7 @@
 #include <linux/ktime.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/pgtable.h>
 #include <linux/rbtree.h>
 #include <linux/refcount.h>
 #include <linux/sched/mm.h>
