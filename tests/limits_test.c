@@ -8,8 +8,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +21,7 @@
 
 #include "ksm_cgroup.h"
 #include "ksm_harness.h"
+#include "ksm_scanner.h"
 
 #define LIMIT	"/sys/module/ksmdev/parameters/max_kernel_pages"
 #define CGROUP	"ksm-limits"
@@ -146,28 +145,12 @@ TEST_F(limit, joins_at_the_limit)
 	EXPECT_EQ(1, ksm_stat("kernel_pages"));
 }
 
-struct busy {
-	int fd;
-	_Atomic int stop;
-};
-
-static void *busy_main(void *arg)
-{
-	struct busy *b = arg;
-
-	while (!b->stop)
-		if (ksm_scan(b->fd, 256))
-			ksm_die("KSM_SCAN failed at the limit");
-	return NULL;
-}
-
 /* Not beyond it for a moment either, though three look for room at once. */
 TEST_F(limit, never_beyond_it)
 {
 	const size_t n = 4096;
 	char *a = ksm_mmap(n), *b = ksm_mmap(n);
-	struct busy busy[2] = { 0 };
-	pthread_t threads[2];
+	struct ksm_scanner scanner[2];
 	long long most = 0;
 	double end;
 
@@ -176,11 +159,8 @@ TEST_F(limit, never_beyond_it)
 	ASSERT_EQ(0, ksm_register(self->area, a, n));
 	ASSERT_EQ(0, ksm_register(self->area, b, n));
 	set_limit(700);
-	for (int i = 0; i < 2; i++) {
-		busy[i].fd = ioctl(self->k.dev, KSM_CREATE_SCAN);
-		ASSERT_LE(0, busy[i].fd);
-		ASSERT_EQ(0, pthread_create(&threads[i], NULL, busy_main, &busy[i]));
-	}
+	for (int i = 0; i < 2; i++)
+		ksm_scanner_start(&scanner[i], self->k.dev, 256);
 	ASSERT_EQ(0, ksm_start(self->k.dev, 256, 0, 0));
 	end = ksm_now() + KSM_PATIENCE;
 	while (most < 700 && ksm_now() < end) {
@@ -196,11 +176,8 @@ TEST_F(limit, never_beyond_it)
 		if (v > most)
 			most = v;
 	}
-	for (int i = 0; i < 2; i++) {
-		busy[i].stop = 1;
-		pthread_join(threads[i], NULL);
-		close(busy[i].fd);
-	}
+	for (int i = 0; i < 2; i++)
+		ksm_scanner_stop(&scanner[i]);
 	ASSERT_EQ(0, ksm_stop(self->k.dev));
 	EXPECT_GE(700, most);
 	/*

@@ -8,16 +8,14 @@
  * are candidates, nor a byte of them.
  */
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "ksm_cgroup.h"
 #include "ksm_harness.h"
+#include "ksm_scanner.h"
 
 #define GROUP	"ksm-window"
 
@@ -307,21 +305,6 @@ TEST_F(device, nothing_known_is_lost)
 #define SECONDS	8
 #define FACES	3
 
-struct scanner {
-	int fd;
-	_Atomic int stop;
-};
-
-static void *scanner_main(void *arg)
-{
-	struct scanner *s = arg;
-
-	while (!s->stop)
-		if (ksm_scan(s->fd, 512))
-			ksm_die("KSM_SCAN failed; see the kernel log");
-	return NULL;
-}
-
 /*
  * struct shadow - what the pages of some page tables hold: one of few contents, so that they meet
  * @mem: where they are
@@ -389,17 +372,15 @@ static size_t different(const struct shadow *s)
 TEST_F(device, while_all_scan)
 {
 	const size_t npages = ORDERS * KSM_HUGE_PAGES;
-	struct scanner scanner = { .fd = ioctl(self->k.dev, KSM_CREATE_SCAN) };
+	struct ksm_scanner scanner;
 	struct shadow s = { .mem = reserve(ORDERS), .rng = 1 };
 	double end = ksm_now() + SECONDS;
 	size_t wrong = 0, rounds = 0;
 	long long merged = 0;
-	pthread_t thread;
 
-	ASSERT_LE(0, scanner.fd);
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 2));
 	ASSERT_EQ(0, ksm_start(self->k.dev, 1000, 0, 0));
-	ASSERT_EQ(0, pthread_create(&thread, NULL, scanner_main, &scanner));
+	ksm_scanner_start(&scanner, self->k.dev, 512);
 	do {
 		bool all = false;
 
@@ -420,10 +401,8 @@ TEST_F(device, while_all_scan)
 		merged += npages - ksm_distinct(0, s.mem, npages);
 		rounds++;
 	} while (ksm_now() < end && !wrong);
-	scanner.stop = 1;
-	pthread_join(thread, NULL);
+	ksm_scanner_stop(&scanner);
 	ASSERT_EQ(0, ksm_stop(self->k.dev));
-	close(scanner.fd);
 	TH_LOG("%zu rounds, %lld pages merged meanwhile, %zu wrong", rounds, merged, wrong);
 	EXPECT_EQ(0, wrong);
 

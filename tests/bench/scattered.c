@@ -15,12 +15,9 @@
  * a VM of its own, of 2 GiB; tests/bench/run -w scattered runs it alone.
  */
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "../ksm_util.h"
