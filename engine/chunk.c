@@ -159,7 +159,7 @@ static struct window window_of(const struct chunk *chunk)
 static void count_slots(struct chunk *chunk, long more)
 {
 	atomic_long_add(more * (long)PAGE_BYTES, &chunk->region->area->counters.metadata);
-	atomic_long_add(more, &nr_slots);
+	index_resize(atomic_long_add_return(more, &nr_slots));
 }
 
 static struct chunk *chunk_alloc(struct region *region, unsigned long addr, unsigned int low,
@@ -253,7 +253,6 @@ struct chunk *chunk_create(struct region *region, unsigned long addr, unsigned i
 	struct charge charge;
 	int err = -ENOMEM;
 
-	index_resize(atomic_long_read(&nr_slots) + window_count(low, high));
 	charge_begin(&charge, region->mm);
 	chunk = chunk_alloc(region, addr, low, high);
 	if (!chunk)
@@ -286,36 +285,30 @@ out:
  * @low: the first page that was seen outside of it
  * @high: the last one
  *
- * It holds what is between these and what it held, too. chunks_resize_index() is to follow, when
- * the chunk is unlocked.
+ * It holds what is between these and what it held, too.
  *
  * Context: Process; @chunk->lock held, and the mm's users, no mmap lock.
- * Return: 0; -ENOMEM if there is no memory or the cgroup's limit is reached; -EBUSY if the index
- * was in use all the time. After an error all is as before.
+ * Return: false if there is no memory or the cgroup's limit is reached; all is as before then.
  */
-int chunk_grow(struct chunk *chunk, unsigned int low, unsigned int high)
+bool chunk_grow(struct chunk *chunk, unsigned int low, unsigned int high)
 {
 	struct window new, old = window_of(chunk);
 	struct charge charge;
-	int err = 0;
+	bool room;
 
 	lockdep_assert_held(&chunk->lock);
 	charge_begin(&charge, chunk->region->mm);
-	if (!window_alloc(&new, min(low, old.first), max(high, old.first + old.count - 1)))
-		err = -ENOMEM;
+	room = window_alloc(&new, min(low, old.first), max(high, old.first + old.count - 1));
 	charge_end(&charge);
-	if (!err && !index_move(chunk, new.slots, new.first))
-		err = -EBUSY;
-	if (err) {
-		window_free(&new);
-		return err;
-	}
+	if (!room)
+		return false;
+	index_move(chunk, new.slots, new.first);
 	memcpy(&new.seen[old.first - new.first], old.seen, old.count * sizeof(*old.seen));
 	chunk->seen = new.seen;
 	chunk->count = new.count;
 	count_slots(chunk, (long)new.count - old.count);
 	window_free(&old);
-	return 0;
+	return true;
 }
 
 /*
@@ -373,16 +366,6 @@ unsigned long region_forget(struct region *region, unsigned long start, unsigned
 		cond_resched();
 	}
 	return end;
-}
-
-/**
- * chunks_resize_index() - make the index fit the slots that there are
- *
- * Context: Process. May sleep for memory.
- */
-void chunks_resize_index(void)
-{
-	index_resize(atomic_long_read(&nr_slots));
 }
 
 static void count_state(struct chunk *chunk, enum slot_state from, enum slot_state to)

@@ -7,6 +7,9 @@
  * An entry stays from pass to pass and changes only when its page's contents did,
  * where mm/ksm.c throws its unstable tree away after every pass.
  *
+ * The table grows and shrinks with the number of slots, in a work item, some chains at a time.
+ * Nobody waits for that, nor ever for somebody who was told to sleep: all locks here spin.
+ *
  * Two contents may have the same fingerprint, by chance or by design; so chains
  * are bounded in how much of them is looked at, and the hash that fingerprints
  * are taken from is keyed with a random secret.
@@ -14,11 +17,11 @@
 #include <linux/hash.h>
 #include <linux/highmem.h>
 #include <linux/random.h>
-#include <linux/rwsem.h>
 #include <linux/siphash.h>
 #include <linux/slab.h>
+#include <linux/workqueue.h>
 
-#include "../include/charge.h"
+#include "../include/compat.h"
 #include "../include/engine.h"
 #include "../include/index.h"
 
@@ -28,11 +31,32 @@
 /* How far a chain is followed, in all, for INDEX_TRIES matches. */
 #define INDEX_CHAIN_MAX	64
 
-/* Held for reading around each access, for writing while the table or a chunk's slots move. */
-static DECLARE_RWSEM(resize_sem);
-static u32 *buckets;
-static unsigned int bucket_bits;
-static spinlock_t bucket_locks[INDEX_LOCKS];
+/* How many slots and buckets are moved to another table at a time: some 20 us. */
+#define MOVE_AT_ONCE	256
+
+/* When what is wanted of the table's size is done: what comes meanwhile is done with it. */
+#define RESIZE_DELAY	(HZ / 100 + 1)
+
+/**
+ * struct table - where chains begin
+ * @buckets: the number of the first slot of each, 0 if there is none
+ * @bits: how many there are, as a power of two
+ */
+struct table {
+	u32 *buckets;
+	unsigned int bits;
+};
+
+/* Held for reading around each access, for writing while chains, or a chunk's slots, move. */
+static DEFINE_RWLOCK(table_lock);
+static struct table table;
+/* The table before, if it is not empty yet, and how many of its chains have moved. */
+static struct table old_table;
+static unsigned long moved;
+/* The same for a chain in both tables. */
+static spinlock_t chain_locks[INDEX_LOCKS];
+
+static unsigned long wanted_slots;
 
 /* The secrets: a number for each word of a page, and a key for what comes of them. */
 static u64 hash_numbers[PAGE_SIZE / sizeof(u64)] __read_mostly;
@@ -66,14 +90,20 @@ u32 index_fingerprint(struct page *page, u32 domain)
 	return siphash_3u64(sum, sum >> 64, domain, &hash_key) >> (64 - FINGERPRINT_BITS);
 }
 
-static u32 bucket_of(u32 fingerprint)
+static u32 *chain_of(u32 fingerprint)
 {
-	return fingerprint & ((1U << bucket_bits) - 1);
+	u32 old = fingerprint & ((1U << old_table.bits) - 1);
+
+	if (old_table.buckets && old >= moved)
+		return &old_table.buckets[old];
+	return &table.buckets[fingerprint & ((1U << table.bits) - 1)];
 }
 
-static spinlock_t *lock_of(u32 bucket)
+static spinlock_t *lock_of(u32 fingerprint)
 {
-	return &bucket_locks[bucket % INDEX_LOCKS];
+	static_assert(INDEX_LOCKS <= 1 << INDEX_MIN_BITS);
+
+	return &chain_locks[fingerprint % INDEX_LOCKS];
 }
 
 static u32 number_of(struct chunk *chunk, unsigned int nr)
@@ -103,65 +133,95 @@ static unsigned int wanted_bits(unsigned long slots)
 	return clamp_t(unsigned int, bits, INDEX_MIN_BITS, FINGERPRINT_BITS);
 }
 
-static void move_chains(u32 *from, unsigned int from_bits)
+static void link_slot(struct slot *slot, u32 number)
 {
-	unsigned long i;
+	u32 *chain = chain_of(slot->fingerprint);
 
-	for (i = 0; i < 1UL << from_bits; i++) {
-		u32 number = from[i];
-
-		while (number) {
-			struct slot *slot = slot_of(number);
-			u32 next = slot->next;
-			u32 bucket = bucket_of(slot->fingerprint);
-
-			slot->next = buckets[bucket];
-			buckets[bucket] = number;
-			number = next;
-		}
-		if (i % 1024 == 0)
-			cond_resched();
-	}
+	slot->next = *chain;
+	*chain = number;
 }
 
-/**
- * index_resize() - fit the table of candidates to a number of slots
- * @slots: how many slots there are or will be
- *
- * Grows at once, shrinks when it is four times too large.
- *
+/* Move the next chain of the old table. Return: how many slots were in it. */
+static unsigned int move_chain(void)
+{
+	u32 number = old_table.buckets[moved++];
+	unsigned int n;
+
+	for (n = 0; number; n++) {
+		struct slot *slot = slot_of(number);
+		u32 next = slot->next;
+
+		link_slot(slot, number);
+		number = next;
+	}
+	return n;
+}
+
+/* Move some chains. Return: are there more? */
+static bool move_some(void)
+{
+	unsigned int n = 0;
+	bool more;
+
+	write_lock(&table_lock);
+	while ((more = moved < 1UL << old_table.bits) && n < MOVE_AT_ONCE)
+		n += 1 + move_chain();
+	write_unlock(&table_lock);
+	return more;
+}
+
+static bool fits(unsigned int bits)
+{
+	unsigned int now = READ_ONCE(table.bits);
+
+	return bits <= now && bits + 2 >= now;
+}
+
+/*
  * Where there is no memory for it the chains get longer, and that is all. It serves everybody,
  * so nobody is charged.
+ */
+static void resize(struct work_struct *work)
+{
+	unsigned int bits = wanted_bits(READ_ONCE(wanted_slots));
+	u32 *buckets;
+
+	if (fits(bits))
+		return;
+	buckets = kvcalloc(1UL << bits, sizeof(*buckets), GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
+	if (!buckets)
+		return;
+	write_lock(&table_lock);
+	old_table = table;
+	moved = 0;
+	table.buckets = buckets;
+	WRITE_ONCE(table.bits, bits);
+	write_unlock(&table_lock);
+	while (move_some())
+		cond_resched();
+	write_lock(&table_lock);
+	buckets = old_table.buckets;
+	old_table.buckets = NULL;
+	write_unlock(&table_lock);
+	kvfree(buckets);
+}
+
+static DECLARE_DELAYED_WORK(resize_work, resize);
+
+/**
+ * index_resize() - let the table of candidates fit a number of slots, soon
+ * @slots: how many slots there are
  *
- * Context: May sleep for memory.
+ * Grows with them, shrinks when it is four times too large.
+ *
+ * Context: Any.
  */
 void index_resize(unsigned long slots)
 {
-	unsigned int bits = wanted_bits(slots);
-	unsigned int old_bits = READ_ONCE(bucket_bits);
-	u32 *new, *old = NULL;
-
-	if (bits <= old_bits && bits + 2 >= old_bits)
-		return;
-	new = kvcalloc(1UL << bits, sizeof(*new), GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
-	if (!new)
-		return;
-
-	down_write(&resize_sem);
-	if (bucket_bits == old_bits) {
-		old = buckets;
-		buckets = new;
-		bucket_bits = bits;
-		move_chains(old, old_bits);
-		new = NULL;
-	}
-	up_write(&resize_sem);
-	kvfree(old);
-	kvfree(new);
+	WRITE_ONCE(wanted_slots, slots);
+	if (!fits(wanted_bits(slots)))
+		queue_delayed_work(system_dfl_wq, &resize_work, RESIZE_DELAY);
 }
-
-/* How often to look whether nobody follows a chain just now: each time takes a moment only. */
-#define MOVE_TRIES 100
 
 /**
  * index_move() - let a chunk's slots lie elsewhere
@@ -170,38 +230,18 @@ void index_resize(unsigned long slots)
  * @first: the number in the chunk of the first one that has room there
  *
  * Slots are linked by number, so all links stay as they are. But whoever follows a chain, with its
- * lock alone held, reads slots of any chunk and writes their links. So nobody may: for a moment
- * that is short enough, and neither waited for nor slept in. Who waits for writing has all
- * scans wait for the slowest reader, and some user's scan may be let run again only much later.
+ * lock alone held, reads slots of any chunk and writes their links. So for a moment nobody may.
  *
  * Context: @chunk->lock held.
- * Return: false if somebody was in the way each time; nothing has changed then.
  */
-bool index_move(struct chunk *chunk, struct slot *slots, unsigned int first)
+void index_move(struct chunk *chunk, struct slot *slots, unsigned int first)
 {
-	unsigned int tries = MOVE_TRIES;
-	bool alone;
-
 	lockdep_assert_held(&chunk->lock);
-	preempt_disable();
-	while (!(alone = down_write_trylock(&resize_sem)) && --tries)
-		cpu_relax();
-	if (alone) {
-		memcpy(&slots[chunk->first - first], chunk->slots,
-		       chunk->count * sizeof(*slots));
-		chunk->slots = slots;
-		chunk->first = first;
-		up_write(&resize_sem);
-	}
-	preempt_enable();
-	return alone;
-}
-
-static void link_slot(struct chunk *chunk, unsigned int nr, u32 bucket)
-{
-	lockdep_assert_held(lock_of(bucket));
-	chunk_slot(chunk, nr)->next = buckets[bucket];
-	buckets[bucket] = number_of(chunk, nr);
+	write_lock(&table_lock);
+	memcpy(&slots[chunk->first - first], chunk->slots, chunk->count * sizeof(*slots));
+	chunk->slots = slots;
+	chunk->first = first;
+	write_unlock(&table_lock);
 }
 
 /**
@@ -213,14 +253,14 @@ static void link_slot(struct chunk *chunk, unsigned int nr, u32 bucket)
  */
 void index_insert(struct chunk *chunk, unsigned int nr)
 {
-	u32 bucket;
+	struct slot *slot = chunk_slot(chunk, nr);
+	spinlock_t *lock = lock_of(slot->fingerprint);
 
-	down_read(&resize_sem);
-	bucket = bucket_of(chunk_slot(chunk, nr)->fingerprint);
-	spin_lock(lock_of(bucket));
-	link_slot(chunk, nr, bucket);
-	spin_unlock(lock_of(bucket));
-	up_read(&resize_sem);
+	read_lock(&table_lock);
+	spin_lock(lock);
+	link_slot(slot, number_of(chunk, nr));
+	spin_unlock(lock);
+	read_unlock(&table_lock);
 }
 
 /**
@@ -233,19 +273,18 @@ void index_insert(struct chunk *chunk, unsigned int nr)
 void index_remove(struct chunk *chunk, unsigned int nr)
 {
 	struct slot *slot = chunk_slot(chunk, nr);
-	u32 number = number_of(chunk, nr);
-	u32 bucket, *link;
+	spinlock_t *lock = lock_of(slot->fingerprint);
+	u32 *link, number = number_of(chunk, nr);
 
-	down_read(&resize_sem);
-	bucket = bucket_of(slot->fingerprint);
-	spin_lock(lock_of(bucket));
-	link = &buckets[bucket];
+	read_lock(&table_lock);
+	spin_lock(lock);
+	link = chain_of(slot->fingerprint);
 	while (*link && *link != number)
 		link = &slot_of(*link)->next;
 	if (!WARN_ON_ONCE(!*link))
 		*link = slot->next;
-	spin_unlock(lock_of(bucket));
-	up_read(&resize_sem);
+	spin_unlock(lock);
+	read_unlock(&table_lock);
 }
 
 /**
@@ -262,27 +301,26 @@ void index_remove(struct chunk *chunk, unsigned int nr)
 unsigned int index_find(struct chunk *chunk, unsigned int nr, bool insert,
 			u32 found[INDEX_TRIES])
 {
-	u32 fingerprint = chunk_slot(chunk, nr)->fingerprint;
-	u32 self = number_of(chunk, nr);
+	struct slot *own = chunk_slot(chunk, nr);
+	u32 number, self = number_of(chunk, nr);
+	spinlock_t *lock = lock_of(own->fingerprint);
 	unsigned int n = 0, length = 0;
-	u32 bucket, number;
 
-	down_read(&resize_sem);
-	bucket = bucket_of(fingerprint);
-	spin_lock(lock_of(bucket));
-	for (number = buckets[bucket]; number && n < INDEX_TRIES && length < INDEX_CHAIN_MAX;
-	     length++) {
+	read_lock(&table_lock);
+	spin_lock(lock);
+	for (number = *chain_of(own->fingerprint);
+	     number && n < INDEX_TRIES && length < INDEX_CHAIN_MAX; length++) {
 		struct slot *slot = slot_of(number);
 
-		if (slot->fingerprint == fingerprint && number != self &&
+		if (slot->fingerprint == own->fingerprint && number != self &&
 		    domain_of(number) == chunk->region->domain)
 			found[n++] = number;
 		number = slot->next;
 	}
 	if (!n && insert)
-		link_slot(chunk, nr, bucket);
-	spin_unlock(lock_of(bucket));
-	up_read(&resize_sem);
+		link_slot(own, self);
+	spin_unlock(lock);
+	read_unlock(&table_lock);
 	return n;
 }
 
@@ -294,7 +332,14 @@ unsigned int index_find(struct chunk *chunk, unsigned int nr, bool insert,
  */
 unsigned long index_bytes(void)
 {
-	return sizeof(*buckets) << READ_ONCE(bucket_bits);
+	unsigned long bytes;
+
+	read_lock(&table_lock);
+	bytes = sizeof(*table.buckets) << table.bits;
+	if (old_table.buckets)
+		bytes += sizeof(*old_table.buckets) << old_table.bits;
+	read_unlock(&table_lock);
+	return bytes;
 }
 
 /**
@@ -311,14 +356,14 @@ int ksmdev_index_init(void)
 	get_random_bytes(hash_numbers, sizeof(hash_numbers));
 	get_random_bytes(&hash_key, sizeof(hash_key));
 	for (i = 0; i < INDEX_LOCKS; i++)
-		spin_lock_init(&bucket_locks[i]);
-	bucket_bits = INDEX_MIN_BITS;
-	buckets = kvcalloc(1UL << bucket_bits, sizeof(*buckets), GFP_KERNEL);
-	if (!buckets)
+		spin_lock_init(&chain_locks[i]);
+	table.bits = INDEX_MIN_BITS;
+	table.buckets = kvcalloc(1UL << table.bits, sizeof(*table.buckets), GFP_KERNEL);
+	if (!table.buckets)
 		return -ENOMEM;
 	err = shared_init();
 	if (err)
-		kvfree(buckets);
+		kvfree(table.buckets);
 	return err;
 }
 
@@ -331,6 +376,7 @@ int ksmdev_index_init(void)
  */
 void ksmdev_index_exit(void)
 {
+	cancel_delayed_work_sync(&resize_work);
 	shared_exit();
-	kvfree(buckets);
+	kvfree(table.buckets);
 }

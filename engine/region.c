@@ -22,11 +22,12 @@ static unsigned int regions_per_area = 1024;
 module_param(regions_per_area, uint, 0644);
 MODULE_PARM_DESC(regions_per_area, "how many regions one area may hold");
 
-/* The trees of regions, and all tours. */
-DEFINE_MUTEX(regions_lock);
-static LIST_HEAD(areas);
+/* The trees of regions, and all tours. It spins: whoever is told to sleep does not hold it. */
+DEFINE_SPINLOCK(regions_lock);
 
-/* Sums of areas that are gone. */
+/* All areas, and sums of those that are gone. Scans do without. */
+static DEFINE_MUTEX(areas_lock);
+static LIST_HEAD(areas);
 static long gone_scanned, gone_skipped, gone_hashed;
 
 static int compare(struct mm_struct *mm_a, unsigned long addr_a,
@@ -139,9 +140,9 @@ struct ksmdev_area *ksmdev_area_create(void)
 	kref_init(&area->ref);
 	area->regions = RB_ROOT;
 	atomic_long_set(&area->counters.metadata, sizeof(*area));
-	mutex_lock(&regions_lock);
+	mutex_lock(&areas_lock);
 	list_add_tail(&area->node, &areas);
-	mutex_unlock(&regions_lock);
+	mutex_unlock(&areas_lock);
 	return area;
 }
 
@@ -158,12 +159,16 @@ static void region_unlink(struct region *region, struct list_head *gone)
 	rb_erase(&region->in[TREE_ALL], &tour_all.regions);
 	rb_erase(&region->in[TREE_DOMAIN], &region->domain->tour.regions);
 	rb_erase(&region->in[TREE_AREA], &region->area->regions);
-	region->area->nr_regions--;
-	region->area->pages -= (region->end - region->start) >> PAGE_SHIFT;
+	WRITE_ONCE(region->area->nr_regions, region->area->nr_regions - 1);
+	WRITE_ONCE(region->area->pages,
+		   region->area->pages - ((region->end - region->start) >> PAGE_SHIFT));
 	tour_left(&tour_all);
 	tour_left(&region->domain->tour);
 	list_add_tail(&region->gone, gone);
 }
+
+/* How many regions are looked at, or unlinked, while others wait for the lock. */
+#define LOCK_BATCH 256
 
 /* How long whoever unlinked regions empties them; a work item does the rest. */
 #define EMPTY_NS	(10 * NSEC_PER_MSEC)
@@ -197,7 +202,6 @@ static unsigned int empty_list(struct list_head *list, ktime_t until)
 		region_put(region);
 		done++;
 	}
-	chunks_resize_index();
 	return done;
 }
 
@@ -277,14 +281,11 @@ void region_bury(struct region *region)
 {
 	LIST_HEAD(dead);
 
-	mutex_lock(&regions_lock);
+	spin_lock(&regions_lock);
 	region_unlink(region, &dead);
-	mutex_unlock(&regions_lock);
+	spin_unlock(&regions_lock);
 	empty_regions(&dead);
 }
-
-/* How many regions are looked at while others wait for the lock. */
-#define BURY_BATCH 256
 
 /*
  * Unlink some of the dead, from a position on, which is moved on.
@@ -296,7 +297,7 @@ static bool unlink_dead(struct mm_struct **mm, unsigned long *end, struct list_h
 	struct rb_node *node;
 	unsigned int n = 0;
 
-	for (; region && n < BURY_BATCH; region = next, n++) {
+	for (; region && n < LOCK_BATCH; region = next, n++) {
 		*mm = region->mm;
 		*end = region->end;
 		node = rb_next(&region->in[TREE_ALL]);
@@ -322,9 +323,9 @@ void regions_bury_dead(void)
 	bool more;
 
 	do {
-		mutex_lock(&regions_lock);
+		spin_lock(&regions_lock);
 		more = unlink_dead(&mm, &end, &dead);
-		mutex_unlock(&regions_lock);
+		spin_unlock(&regions_lock);
 		cond_resched();
 	} while (more);
 	empty_regions(&dead);
@@ -341,15 +342,17 @@ void regions_bury_dead(void)
  */
 void ksmdev_area_remove_all(struct ksmdev_area *area)
 {
-	struct rb_node *node, *next;
+	struct rb_node *node;
 	LIST_HEAD(removed);
+	unsigned int n;
 
-	mutex_lock(&regions_lock);
-	for (node = rb_first(&area->regions); node; node = next) {
-		next = rb_next(node);
-		region_unlink(region_in(node, TREE_AREA), &removed);
-	}
-	mutex_unlock(&regions_lock);
+	do {
+		spin_lock(&regions_lock);
+		for (n = 0; n < LOCK_BATCH && (node = rb_first(&area->regions)); n++)
+			region_unlink(region_in(node, TREE_AREA), &removed);
+		spin_unlock(&regions_lock);
+		cond_resched();
+	} while (node);
 	empty_regions(&removed);
 }
 
@@ -362,12 +365,12 @@ void ksmdev_area_remove_all(struct ksmdev_area *area)
 void ksmdev_area_release(struct ksmdev_area *area)
 {
 	ksmdev_area_remove_all(area);
-	mutex_lock(&regions_lock);
+	mutex_lock(&areas_lock);
 	list_del(&area->node);
 	gone_scanned += atomic_long_read(&area->counters.scanned);
 	gone_skipped += atomic_long_read(&area->counters.skipped);
 	gone_hashed += atomic_long_read(&area->counters.hashed);
-	mutex_unlock(&regions_lock);
+	mutex_unlock(&areas_lock);
 	kref_put(&area->ref, area_free);
 }
 
@@ -388,7 +391,7 @@ static int area_add(struct ksmdev_area *area, struct region *region)
 {
 	int err;
 
-	mutex_lock(&regions_lock);
+	spin_lock(&regions_lock);
 	err = area_check(area, region);
 	if (!err) {
 		kref_get(&area->ref);
@@ -396,11 +399,11 @@ static int area_add(struct ksmdev_area *area, struct region *region)
 		add_to(&tour_all.regions, region, TREE_ALL);
 		add_to(&region->domain->tour.regions, region, TREE_DOMAIN);
 		add_to(&area->regions, region, TREE_AREA);
-		area->nr_regions++;
-		area->pages += (region->end - region->start) >> PAGE_SHIFT;
+		WRITE_ONCE(area->nr_regions, area->nr_regions + 1);
+		WRITE_ONCE(area->pages, area->pages + ((region->end - region->start) >> PAGE_SHIFT));
 		atomic_long_add(sizeof(*region), &area->counters.metadata);
 	}
-	mutex_unlock(&regions_lock);
+	spin_unlock(&regions_lock);
 	return err;
 }
 
@@ -469,7 +472,7 @@ struct region *area_next_region(struct ksmdev_area *area, struct region *region)
 	struct region *next = NULL;
 	struct rb_node *node;
 
-	mutex_lock(&regions_lock);
+	spin_lock(&regions_lock);
 	for (node = area->regions.rb_node; node; ) {
 		struct region *other = region_in(node, TREE_AREA);
 
@@ -482,7 +485,7 @@ struct region *area_next_region(struct ksmdev_area *area, struct region *region)
 	}
 	if (next)
 		region_get(next);
-	mutex_unlock(&regions_lock);
+	spin_unlock(&regions_lock);
 	if (region)
 		region_put(region);
 	return next;
@@ -501,13 +504,13 @@ struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, un
 {
 	struct region *region;
 
-	mutex_lock(&regions_lock);
+	spin_lock(&regions_lock);
 	region = region_behind(&tour_all, mm, addr);
 	if (region && region->mm == mm && region->start <= addr && region->area == area)
 		region_get(region);
 	else
 		region = NULL;
-	mutex_unlock(&regions_lock);
+	spin_unlock(&regions_lock);
 	return region;
 }
 
@@ -523,14 +526,14 @@ void regions_totals(struct ksmdev_totals *totals)
 	int i;
 
 	memset(totals, 0, sizeof(*totals));
-	mutex_lock(&regions_lock);
+	mutex_lock(&areas_lock);
 	totals->scanned = gone_scanned;
 	totals->skipped = gone_skipped;
 	totals->hashed = gone_hashed;
 	list_for_each_entry(area, &areas, node) {
 		totals->areas++;
-		totals->regions += area->nr_regions;
-		totals->pages += area->pages;
+		totals->regions += READ_ONCE(area->nr_regions);
+		totals->pages += READ_ONCE(area->pages);
 		for (i = 0; i < SLOT_STATES; i++)
 			totals->slots[i] += atomic_long_read(&area->counters.slots[i]);
 		totals->scanned += atomic_long_read(&area->counters.scanned);
@@ -538,5 +541,5 @@ void regions_totals(struct ksmdev_totals *totals)
 		totals->hashed += atomic_long_read(&area->counters.hashed);
 		totals->metadata += atomic_long_read(&area->counters.metadata);
 	}
-	mutex_unlock(&regions_lock);
+	mutex_unlock(&areas_lock);
 }

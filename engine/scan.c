@@ -213,16 +213,10 @@ static bool gather_all(struct ksmdev_scan *scan, struct region *region, struct c
 	const unsigned long end = *stop;
 
 	while (gather_piece(scan, region, chunk, start, stop, vma, how)) {
-		int err;
-
 		if (how->low > how->high)
 			return true;
-		err = chunk_grow(chunk, how->low, how->high);
-		/* Not now: what there is room for is done, the rest in another pass. */
-		how->fixed = err;
-		if (err == -EBUSY)
-			scan->busy++;
-		scan->grown |= !err;
+		/* No room now: what is in the window is done, the rest in another pass. */
+		how->fixed = !chunk_grow(chunk, how->low, how->high);
 		*stop = end;
 	}
 	return false;
@@ -315,7 +309,6 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 		region_bury(region);
 		return;
 	}
-	scan->grown = false;
 	while (start < end) {
 		next = scan_piece(scan, region, start, end, &result);
 		/* Once: khugepaged could make huge pages as fast as we split them. */
@@ -334,8 +327,6 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 		cond_resched();
 	}
 	mmput_async(region->mm);
-	if (scan->grown)
-		chunks_resize_index();
 	if (scan->busy || scan->fresh)
 		atomic_set(&want_drain, 1);
 }

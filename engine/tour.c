@@ -69,7 +69,7 @@ struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long
 	bool leave;
 
 	*until = 0;
-	mutex_lock(&regions_lock);
+	spin_lock(&regions_lock);
 	region = next_region(tour, new_pass);
 	if (region) {
 		*start = region->start;
@@ -90,7 +90,7 @@ struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long
 		else
 			region_get(region);
 	}
-	mutex_unlock(&regions_lock);
+	spin_unlock(&regions_lock);
 	return region;
 }
 
@@ -105,11 +105,11 @@ struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long
  */
 void tour_skip_to(struct tour *tour, struct region *region, unsigned long from, unsigned long to)
 {
-	mutex_lock(&regions_lock);
+	spin_lock(&regions_lock);
 	/* Unless another scan already took what follows. */
 	if (tour->mm == region->mm && tour->addr == from)
 		tour->addr = max(from, min(to, region->end));
-	mutex_unlock(&regions_lock);
+	spin_unlock(&regions_lock);
 }
 
 /**

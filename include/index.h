@@ -18,7 +18,7 @@
 u32 index_fingerprint(struct page *page, u32 domain);
 unsigned long index_bytes(void);
 void index_resize(unsigned long slots);
-bool index_move(struct chunk *chunk, struct slot *slots, unsigned int first);
+void index_move(struct chunk *chunk, struct slot *slots, unsigned int first);
 void index_insert(struct chunk *chunk, unsigned int nr);
 void index_remove(struct chunk *chunk, unsigned int nr);
 unsigned int index_find(struct chunk *chunk, unsigned int nr, bool insert,

@@ -30,6 +30,7 @@
 #include <linux/rbtree.h>
 #include <linux/refcount.h>
 #include <linux/sched/mm.h>
+#include <linux/spinlock.h>
 #include <linux/uidgid.h>
 #include <linux/xarray.h>
 
@@ -278,7 +279,7 @@ static inline u16 *chunk_seen(const struct chunk *chunk, unsigned int nr)
 struct chunk *chunk_lookup(struct region *region, unsigned long addr);
 struct chunk *chunk_create(struct region *region, unsigned long addr, unsigned int low,
 			   unsigned int high);
-int chunk_grow(struct chunk *chunk, unsigned int low, unsigned int high);
+bool chunk_grow(struct chunk *chunk, unsigned int low, unsigned int high);
 struct chunk *chunk_by_id(u32 id);
 struct chunk *chunk_of_linked_slot(u32 id);
 void chunk_put(struct chunk *chunk);
@@ -287,10 +288,9 @@ void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state);
 unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found);
 unsigned long region_forget(struct region *region, unsigned long start, unsigned long end,
 			    ktime_t until);
-void chunks_resize_index(void);
 
 /* engine/region.c */
-extern struct mutex regions_lock;
+extern spinlock_t regions_lock;
 struct region *region_behind(struct tour *tour, struct mm_struct *mm, unsigned long addr);
 struct region *area_next_region(struct ksmdev_area *area, struct region *region);
 struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, unsigned long addr);

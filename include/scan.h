@@ -66,7 +66,6 @@ struct due {
  * @busy: pages that were left because somebody held them
  * @fresh: pages were seen for the first time
  * @no_room: no shared page could be made for the piece
- * @grown: the piece has more slots now, and the index may have to grow, too
  * @eager: how eager the pass is; see look.c
  * @again: which page of each chunk is read anew in this pass; -1 for none
  * @shared: look at all shared pages in this pass
@@ -101,7 +100,6 @@ struct ksmdev_scan {
 	unsigned long busy;
 	bool fresh;
 	bool no_room;
-	bool grown;
 	unsigned int eager;
 	int again;
 	bool shared;
