@@ -12,6 +12,7 @@
  * does not shrink. It at least doubles each time, so that all the copying for one chunk comes to
  * less than a page.
  */
+#include <linux/module.h>
 #include <linux/slab.h>
 
 #include "../include/charge.h"
@@ -25,11 +26,17 @@ static atomic_long_t nr_slots = ATOMIC_LONG_INIT(0);
 /* All chunks by id, for the index. */
 static DEFINE_XARRAY_ALLOC1(chunks);
 
+/* Their numbers are for everybody. 4 TiB, with pages of 4 KiB. */
+static unsigned int chunks_per_user = CHUNK_MAX_ID / 4;
+module_param(chunks_per_user, uint, 0644);
+MODULE_PARM_DESC(chunks_per_user, "of how many page tables of one user's memory to keep track");
+
 static void chunk_free(struct kref *ref)
 {
 	struct chunk *chunk = container_of(ref, struct chunk, ref);
 
 	atomic_long_sub(sizeof(*chunk), &chunk->region->area->counters.metadata);
+	atomic_dec(&chunk->region->domain->chunks);
 	region_put(chunk->region);
 	mutex_destroy(&chunk->lock);
 	/* chunk_by_id() may be looking at the reference count. */
@@ -165,11 +172,15 @@ static void count_slots(struct chunk *chunk, long more)
 static struct chunk *chunk_alloc(struct region *region, unsigned long addr, unsigned int low,
 				 unsigned int high)
 {
-	struct chunk *chunk = kzalloc(sizeof(*chunk), GFP_SCAN);
+	atomic_t *used = &region->domain->chunks;
 	struct window window;
+	struct chunk *chunk;
 
+	if (atomic_inc_return(used) > READ_ONCE(chunks_per_user))
+		goto err_used;
+	chunk = kzalloc(sizeof(*chunk), GFP_SCAN);
 	if (!chunk)
-		return NULL;
+		goto err_used;
 	if (!window_alloc(&window, low, high))
 		goto err_window;
 	chunk->first = window.first;
@@ -197,6 +208,8 @@ err_id:
 err_window:
 	window_free(&window);
 	kfree(chunk);
+err_used:
+	atomic_dec(used);
 	return NULL;
 }
 
@@ -244,7 +257,8 @@ static int chunk_publish(struct region *region, struct chunk *chunk)
  *
  * Context: Process. The mm's users are held.
  * Return: the chunk with a reference, which may have been somebody else's to make, with another
- * window; NULL if there is no memory, the cgroup's limit is reached, or the region is dead.
+ * window; NULL if there is no memory, the cgroup's or the user's limit is reached, or the region
+ * is dead.
  */
 struct chunk *chunk_create(struct region *region, unsigned long addr, unsigned int low,
 			   unsigned int high)

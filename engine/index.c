@@ -188,7 +188,8 @@ static void resize(struct work_struct *work)
 
 	if (fits(bits))
 		return;
-	buckets = kvcalloc(1UL << bits, sizeof(*buckets), GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
+	buckets = kvcalloc(1UL << bits, sizeof(*buckets),
+			   GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
 	if (!buckets)
 		return;
 	write_lock(&table_lock);

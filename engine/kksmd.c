@@ -202,6 +202,8 @@ static void pass_ended(void)
 	struct ksmdev_totals totals;
 	long scanned, skipped;
 
+	if (READ_ONCE(pacing.passes) == passes)
+		return;
 	regions_totals(&totals);
 	spin_lock(&kksmd_wait.lock);
 	if (pacing.passes == passes)
@@ -215,7 +217,7 @@ static void pass_ended(void)
 		pacing.pause = min(pacing.pause * 2, MAX_PAUSE_NS);
 	WRITE_ONCE(pacing.resume, ktime_add_ns(ktime_get(), pacing.pause));
 	pacing.last_news = pacing.news;
-	pacing.passes = passes;
+	WRITE_ONCE(pacing.passes, passes);
 	pacing.scanned = totals.scanned;
 	pacing.skipped = totals.skipped;
 out:

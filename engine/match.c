@@ -39,10 +39,13 @@ static void plan(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_fo
 		 struct page *kpage)
 {
 	found->partner = true;
+	/*
+	 * Who equals it has that partner, too: nobody needs it in the index. There might be any
+	 * number of pages alike that cannot be merged, and their chain would be as long.
+	 */
+	found->alike = INDEX_TRIES;
 	if (PageCompound(found->page)) {
 		vote(chunk, found->nr, found->page);
-		/* Who equals it has that partner, too: nobody needs it in the index. */
-		found->alike = INDEX_TRIES;
 		if (kpage)
 			put_page(kpage);
 		return;
@@ -287,7 +290,7 @@ static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chu
 		struct ksmdev_found *found = &scan->found[scan->pair[i].found];
 
 		found->planned = false;
-		if (scan->pair[i].err == -EAGAIN)
+		if (merge_held(scan->pair[i].err))
 			found->held = true;
 		if (scan->pair[i].err) {
 			put_page(scan->pair[i].kpage);
@@ -368,7 +371,7 @@ static void match_batch(struct ksmdev_scan *scan, struct chunk *chunk, u16 *batc
 			continue;
 		scan->found[scan->map[i].found].planned = false;
 		/* For want of a lock, or a batch has it yet: that is not the page's fault. */
-		if (scan->map[i].err == -EAGAIN)
+		if (merge_held(scan->map[i].err))
 			scan->found[scan->map[i].found].held = true;
 	}
 	for (i = 0; i < nr; i++) {

@@ -133,7 +133,7 @@ static void note_merges(struct ksmdev_scan *scan, struct chunk *chunk,
 			/* The next gather cannot tell any more; so it must be read. */
 			if (m->written)
 				*chunk_seen(chunk, m->slot) &= ~KSMDEV_SEEN_CLEAN;
-			if (m->err == -EBUSY || m->err == -EAGAIN)
+			if (m->err == -EBUSY || merge_held(m->err))
 				scan->busy++;
 		} else {
 			trace_ksmdev_merge(mm, m->addr,
@@ -147,7 +147,7 @@ static void note_merges(struct ksmdev_scan *scan, struct chunk *chunk,
 
 /*
  * Take a process and its mmap lock, for unlock_mm(); the time in @since.
- * Return: 0, -ESRCH if it is gone, -EAGAIN if somebody else has the lock.
+ * Return: 0, -ESRCH if it is gone, -ETIMEDOUT if somebody else has the lock.
  */
 static int lock_mm(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since)
 {
@@ -156,7 +156,7 @@ static int lock_mm(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since)
 	if (mmlock_get(scan, mm, since))
 		return 0;
 	mmput_async(mm);
-	return -EAGAIN;
+	return -ETIMEDOUT;
 }
 
 static void unlock_mm(struct mm_struct *mm, struct chunk *chunk, u64 since)

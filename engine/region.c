@@ -332,6 +332,23 @@ void regions_bury_dead(void)
 }
 
 /**
+ * area_bury_dead() - drop an area's regions whose process is gone
+ * @area: the area
+ *
+ * Context: Process; no chunk's lock held.
+ */
+void area_bury_dead(struct ksmdev_area *area)
+{
+	struct region *region = NULL;
+
+	while ((region = area_next_region(area, region))) {
+		if (!atomic_read(&region->mm->mm_users))
+			region_bury(region);
+		cond_resched();
+	}
+}
+
+/**
  * ksmdev_area_remove_all() - drop all registrations of an area
  * @area: the area
  *
@@ -400,7 +417,8 @@ static int area_add(struct ksmdev_area *area, struct region *region)
 		add_to(&region->domain->tour.regions, region, TREE_DOMAIN);
 		add_to(&area->regions, region, TREE_AREA);
 		WRITE_ONCE(area->nr_regions, area->nr_regions + 1);
-		WRITE_ONCE(area->pages, area->pages + ((region->end - region->start) >> PAGE_SHIFT));
+		WRITE_ONCE(area->pages,
+			   area->pages + ((region->end - region->start) >> PAGE_SHIFT));
 		atomic_long_add(sizeof(*region), &area->counters.metadata);
 	}
 	spin_unlock(&regions_lock);
@@ -446,7 +464,7 @@ int ksmdev_area_register(struct ksmdev_area *area, u64 addr, u64 npages)
 	err = area_add(area, region);
 	if (err == -ENOSPC) {
 		/* An area that outlives many processes may be full of the dead. */
-		regions_bury_dead();
+		area_bury_dead(area);
 		err = area_add(area, region);
 	}
 	if (err) {

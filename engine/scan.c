@@ -217,6 +217,7 @@ static bool gather_all(struct ksmdev_scan *scan, struct region *region, struct c
 			return true;
 		/* No room now: what is in the window is done, the rest in another pass. */
 		how->fixed = !chunk_grow(chunk, how->low, how->high);
+		scan->no_memory |= how->fixed;
 		*stop = end;
 	}
 	return false;
@@ -248,8 +249,10 @@ static unsigned long scan_piece(struct ksmdev_scan *scan, struct region *region,
 		if (how.low > how.high)
 			return stop;
 		chunk = chunk_create(region, start, how.low, how.high);
-		if (!chunk)
+		if (!chunk) {
+			scan->no_memory |= !READ_ONCE(region->dead);
 			return stop;
+		}
 		*result = PIECE_LOCKED;
 	}
 	if (!lock_chunk(scan, chunk)) {
@@ -479,7 +482,8 @@ static int merge_round(struct ksmdev_scan *scan, struct ksmdev_area *area,
  *
  * Context: Process. Sleeps.
  * Return: 0; -ENOENT if the range is not all registered with @area by this process;
- * -EINTR if @interrupted said so; -ENOMEM.
+ * -EINTR if @interrupted said so; -ENOMEM if pages were left for want of memory, or of
+ * room under chunks_per_user.
  */
 int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merged,
 		       bool privileged, bool (*interrupted)(void))
@@ -507,10 +511,13 @@ int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merg
 		if (round)
 			ksmdev_drain_lru(privileged);
 		scan->busy = 0;
+		scan->no_memory = false;
 		err = merge_round(scan, area, interrupted);
 		if (err || !scan->busy)
 			break;
 	}
+	if (!err && scan->no_memory)
+		err = -ENOMEM;
 	*merged = scan->merged_there;
 	ksmdev_scan_destroy(scan);
 	return err;

@@ -267,7 +267,7 @@ void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area, bool (*inter
 	long zero = atomic_long_read(&c->slots[SLOT_ZERO]);
 	long metadata = atomic_long_read(&c->metadata);
 
-	regions_bury_dead();
+	area_bury_dead(area);
 	while ((region = area_next_region(area, region))) {
 		nr_regions++;
 		pages += (region->end - region->start) >> PAGE_SHIFT;

@@ -13,7 +13,10 @@
 #include "../include/hold.h"
 #include "../include/region.h"
 
-/* Longer than any rest: others were faster, again and again. */
+/*
+ * How long a pass waits, in all, beyond the rests that locks need: for pieces that others were
+ * faster to get, again and again. After that it leaves such a piece the first time.
+ */
 #define LEAVE_NS	(300 * NSEC_PER_MSEC)
 
 struct tour tour_all = { .regions = RB_ROOT, .tree = TREE_ALL };
@@ -28,6 +31,7 @@ static struct region *next_region(struct tour *tour, bool *new_pass)
 		WRITE_ONCE(tour->passes, tour->passes + 1);
 		tour->mm = NULL;
 		tour->addr = 0;
+		tour->lost_before = 0;
 		region = region_behind(tour, NULL, 0);
 	}
 	return region;
@@ -38,11 +42,13 @@ static bool leave_piece(struct tour *tour, u64 until)
 {
 	u64 now = ktime_get_ns();
 
-	/* The wait begins, or who waited did not come back. */
-	if (!tour->waits_until || now > tour->waits_until + LEAVE_NS)
-		tour->waits_since = now;
+	/* It may be had, the wait begins, or who waited did not come back. */
+	if (!until || !tour->waits_until || now > tour->waits_until + LEAVE_NS)
+		tour->waits_from = until;
+	else if (now > tour->waits_from)
+		tour->lost = now - tour->waits_from;
 	tour->waits_until = until;
-	return until && now - tour->waits_since > LEAVE_NS;
+	return until && tour->lost && tour->lost_before + tour->lost > LEAVE_NS;
 }
 
 /**
@@ -84,6 +90,8 @@ struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long
 			tour->mm = region->mm;
 			tour->addr = *end;
 			tour->waits_until = 0;
+			tour->lost_before += tour->lost;
+			tour->lost = 0;
 		}
 		if (*until)
 			region = NULL;

@@ -95,8 +95,10 @@ enum region_tree {
  * @mm: the last piece was of this address space,
  * @addr: and ended here: a position and not a pointer
  * @passes: how often all were passed over
- * @waits_since: since when the next piece is waited for
- * @waits_until: until when; 0: it is not
+ * @waits_from: from when on the next piece, which is waited for, might have been had, in ns
+ * @waits_until: when to ask for it again; 0: it is not waited for
+ * @lost: for how long it was waited for since @waits_from, while others were faster
+ * @lost_before: the same for the pass's pieces before it
  * @looks: this pass looks at all shared pages
  * @looked: the last one of a domain's tour that did began then, in jiffies
  *
@@ -108,7 +110,8 @@ struct tour {
 	struct mm_struct *mm;
 	unsigned long addr;
 	unsigned long passes;
-	u64 waits_since, waits_until;
+	u64 waits_from, waits_until;
+	u64 lost, lost_before;
 	bool looks;
 	unsigned long looked;
 };
@@ -118,6 +121,7 @@ struct tour {
  * @ref: one of each region, and of each scan that is for this domain alone
  * @node: in the table of all
  * @id: in the keys of the indexes; the same domain has the same for ever
+ * @chunks: how many its regions have
  * @zero: what a page of zeroes hashes to
  * @tour: its regions
  *
@@ -128,6 +132,7 @@ struct domain {
 	refcount_t ref;
 	struct hlist_node node;
 	u32 id;
+	atomic_t chunks;
 	u32 zero;
 	struct tour tour;
 };
@@ -298,6 +303,7 @@ void region_get(struct region *region);
 void region_put(struct region *region);
 void region_bury(struct region *region);
 void regions_bury_dead(void);
+void area_bury_dead(struct ksmdev_area *area);
 void regions_settle(void);
 
 /**

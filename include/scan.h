@@ -64,6 +64,7 @@ struct due {
  * @mm: whose
  * @merged_there: pages merged in that range
  * @busy: pages that were left because somebody held them
+ * @no_memory: pages were left because there is no memory to keep track of them
  * @fresh: pages were seen for the first time
  * @no_room: no shared page could be made for the piece
  * @eager: how eager the pass is; see look.c
@@ -98,6 +99,7 @@ struct ksmdev_scan {
 	struct mm_struct *mm;
 	unsigned long merged_there;
 	unsigned long busy;
+	bool no_memory;
 	bool fresh;
 	bool no_room;
 	unsigned int eager;
@@ -162,6 +164,12 @@ struct page *page_here(struct ksmdev_scan *scan, unsigned int nr);
 void match(struct ksmdev_scan *scan, struct chunk *chunk);
 
 /* engine/merge.c */
+/* Was a page not merged for want of a lock, or as a CPU's batch has it yet? It is not its fault. */
+static inline bool merge_held(int err)
+{
+	return err == -ETIMEDOUT || err == -EAGAIN;
+}
+
 void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
 		    struct ksmdev_mapping *map, unsigned int nr);
 bool merge_split(struct ksmdev_scan *scan, struct chunk *chunk, struct page *page,

@@ -81,7 +81,8 @@ TRACE_EVENT(ksmdev_merge,
 	{ ESTALE,	"remapped" },		\
 	{ E2BIG,	"large" },		\
 	{ EILSEQ,	"differs" },		\
-	{ EAGAIN,	"mmap_lock" },		\
+	{ EAGAIN,	"lru_batch" },		\
+	{ ETIMEDOUT,	"mmap_lock" },		\
 	{ ESRCH,	"exited" }
 
 TRACE_EVENT(ksmdev_merge_failed,
