@@ -393,12 +393,15 @@ static void split_kept(struct splitter *splitter)
 	struct chunk *chunk = splitter->chunk;
 	unsigned int nr = splitter->nr, first, last;
 	struct folio *folio;
+	unsigned long idx;
 
 	if (!splitter->kept)
 		return;
 	folio = page_folio(splitter->kept);
-	first = nr - min_t(unsigned long, nr, folio_page_idx(folio, splitter->kept));
-	last = min_t(unsigned long, CHUNK_SLOTS, first + folio_nr_pages(folio));
+	/* It may begin or end outside of the chunk, where mremap() has put it. */
+	idx = folio_page_idx(folio, splitter->kept);
+	first = nr - min_t(unsigned long, nr, idx);
+	last = min_t(unsigned long, CHUNK_SLOTS, nr + folio_nr_pages(folio) - idx);
 	if (may_split(splitter, first, last) && split(splitter, first, last)) {
 		atomic_long_inc(&ksmdev_thp_splits);
 		splitter->split = true;

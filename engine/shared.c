@@ -372,13 +372,16 @@ static void drop_in(struct shared_entry *entry, void *data)
 }
 
 /*
- * Memory went offline, which it cannot while a page of ours is in it: what entries name there is
- * gone, and soon the struct pages that tell will be.
+ * Memory went offline, which it cannot while a page of ours is in it, if we say so of those with a
+ * memory error: what entries name there is gone, and soon the struct pages that tell will be.
  */
 static int memory_changed(struct notifier_block *block, unsigned long action, void *data)
 {
+	const struct memory_notify *memory = data;
 	unsigned long nr = 0;
 
+	if (action == MEM_GOING_OFFLINE && ksmdev_kpage_pins(memory->start_pfn, memory->nr_pages))
+		return notifier_from_errno(-EBUSY);
 	if (action != MEM_OFFLINE)
 		return NOTIFY_OK;
 	while (pool_visit(&nr, drop_in, data))
@@ -414,9 +417,8 @@ int shared_init(void)
 
 static void drop_any(struct shared_entry *entry, void *data)
 {
+	ksmdev_kpage_leave(entry->page, entry);
 	spin_lock(&shared_lock);
-	if (ksmdev_kpage_alive(entry->page, entry))
-		ksmdev_kpage_forget(entry->page);
 	drop_locked(entry);
 	spin_unlock(&shared_lock);
 }

@@ -53,7 +53,7 @@ static int unmerge_pages(struct chunk *chunk, struct vm_area_struct *vma, u64 si
 		/* The last one that is left to map a page may keep it. */
 		err = charge_adopt(&charge, vma, start, NULL);
 		if (err)
-			err = ksmdev_unshare(vma, start);
+			err = ksmdev_make_room(charge.memcg) ?: ksmdev_unshare(vma, start);
 		trace_ksmdev_unmerge(vma->vm_mm, start, err);
 		if (!err && slot)
 			chunk_remap(chunk, nr, SLOT_NONE);

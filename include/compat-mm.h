@@ -5,6 +5,7 @@
 #ifndef KSMDEV_COMPAT_MM_H
 #define KSMDEV_COMPAT_MM_H
 
+#include <linux/cgroup.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pgtable.h>
@@ -52,6 +53,11 @@ static inline bool userfaultfd_rwp(struct vm_area_struct *vma)
 {
 	return false;
 }
+#endif
+
+/* 7.3: anonymous pages of a mapping of a file have an index of their own, and not the file's. */
+#if !SINCE(7, 3)
+#define linear_anon_page_index linear_page_index
 #endif
 
 /* 6.17: nothing in a pte tells a device's page from another. */
@@ -117,6 +123,20 @@ static inline int compat_try_share_anon_rmap(struct page *page)
 	return folio_try_share_anon_rmap_pte(page_folio(page), page);
 #else
 	return page_try_share_anon_rmap(page);
+#endif
+}
+
+/*
+ * Before 6.3 a page was unmapped under a lock of the cgroup that it is charged to, where charges
+ * move along with processes (memory.move_charge_at_immigrate of the first interface); and what
+ * was taken was not let go if the page was charged to another one meanwhile.
+ */
+static inline bool compat_may_recharge(void)
+{
+#if defined(CONFIG_MEMCG) && !SINCE(6, 3)
+	return cgroup_subsys_on_dfl(memory_cgrp_subsys);
+#else
+	return true;
 #endif
 }
 

@@ -124,6 +124,8 @@ void ksmdev_kpage_set_owner(struct page *page, void *owner);
 void *ksmdev_kpage_owner(struct page *page);
 int ksmdev_kpage_get(struct page *page, const void *owner);
 void ksmdev_kpage_forget(struct page *page);
+void ksmdev_kpage_leave(struct page *page, const void *owner);
+bool ksmdev_kpage_pins(unsigned long pfn, unsigned long nr);
 int ksmdev_kpage_init(void);
 void ksmdev_kpage_exit(void);
 
@@ -210,6 +212,9 @@ unsigned int page_wrprotect(struct vm_area_struct *vma,
 unsigned int replace_page(struct vm_area_struct *vma,
 			  struct ksmdev_mapping *map, unsigned int nr);
 int ksmdev_unshare(struct vm_area_struct *vma, unsigned long addr);
+
+/* mm/charge.c */
+int ksmdev_make_room(struct mem_cgroup *memcg);
 
 /* Pages that are nobody else's. mm/adopt.c */
 bool ksmdev_is_stray(struct page *page);

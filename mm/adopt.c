@@ -39,7 +39,7 @@ static void adopt(struct vm_area_struct *vma, unsigned long addr, struct page *p
 		SetPageAnonExclusive(page);
 	/* Or reclaim, after MADV_FREE in a process that is gone, could drop it. */
 	SetPageDirty(page);
-	WRITE_ONCE(folio->index, linear_page_index(vma, addr));
+	WRITE_ONCE(folio->index, linear_anon_page_index(vma, addr));
 	folio->private = NULL;
 	WRITE_ONCE(folio->mapping, (void *)vma->anon_vma + FOLIO_MAPPING_ANON);
 	folio_add_lru(folio);

@@ -59,6 +59,47 @@ bool ksmdev_has_margin(struct mem_cgroup *memcg)
 	return true;
 }
 
+/* What is left of a limit, in pages: a CPU charges so many in advance, and there are others. */
+#define ROOM MEMCG_CHARGE_BATCH
+
+static bool has_room(struct mem_cgroup *memcg)
+{
+	for (; memcg; memcg = parent_mem_cgroup(memcg))
+		if (page_counter_read(&memcg->memory) + ROOM > READ_ONCE(memcg->memory.max))
+			return false;
+	return true;
+}
+
+/**
+ * ksmdev_make_room() - have the active memory cgroup make room for a page
+ * @memcg: the active memory cgroup
+ *
+ * A page fault at the limit would kill for it. Pages that are charged for a moment only have as
+ * much reclaimed.
+ *
+ * Context: Process. May sleep.
+ * Return: 0 or -ENOMEM.
+ */
+int ksmdev_make_room(struct mem_cgroup *memcg)
+{
+	struct page *page, *next;
+	unsigned int i;
+	LIST_HEAD(pages);
+
+	if (mem_cgroup_disabled() || has_room(memcg))
+		return 0;
+	/* Of what is given back the CPU keeps a part charged. */
+	for (i = 0; i < 2 * ROOM; i++) {
+		page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
+		if (!page)
+			break;
+		list_add(&page->lru, &pages);
+	}
+	list_for_each_entry_safe(page, next, &pages, lru)
+		__free_page(page);
+	return has_room(memcg) ? 0 : -ENOMEM;
+}
+
 /**
  * ksmdev_recharge() - charge a mapped page to the active memory cgroup, if that has room
  * @folio: the page, of order 0, on no LRU list
@@ -99,6 +140,11 @@ int ksmdev_recharge(struct folio *folio, struct mem_cgroup *to, struct mem_cgrou
 }
 #else
 int ksmdev_charge(struct folio *folio, gfp_t gfp)
+{
+	return 0;
+}
+
+int ksmdev_make_room(struct mem_cgroup *memcg)
 {
 	return 0;
 }

@@ -40,6 +40,7 @@
  */
 #include <linux/highmem.h>
 #include <linux/kmemleak.h>
+#include <linux/memory_hotplug.h>
 #include <linux/prefetch.h>
 #include <linux/rmap.h>
 #include <linux/slab.h>
@@ -315,6 +316,50 @@ void ksmdev_kpage_forget(struct page *page)
 {
 	ksmdev_kpage_set_owner(page, NULL);
 	WRITE_ONCE(left_behind, true);
+}
+
+/**
+ * ksmdev_kpage_leave() - the module goes: a shared page may live on
+ * @page: as for ksmdev_kpage_alive()
+ * @owner: the same
+ *
+ * The last process that maps it may exit just now.
+ *
+ * Context: Any.
+ */
+void ksmdev_kpage_leave(struct page *page, const void *owner)
+{
+	int err = ksmdev_kpage_get(page, owner);
+
+	if (!err) {
+		ksmdev_kpage_forget(page);
+		put_page(page);
+	} else if (err == -EBUSY) {
+		WRITE_ONCE(left_behind, true);
+	}
+}
+
+/**
+ * ksmdev_kpage_pins() - is there a shared page with a memory error in a range
+ * @pfn: of the first page
+ * @nr: how many
+ *
+ * The kernel could not unmap it, and it is not moved either: its memory is in use.
+ *
+ * Context: Process.
+ * Return: true if there is one.
+ */
+bool ksmdev_kpage_pins(unsigned long pfn, unsigned long nr)
+{
+	for (; nr; pfn++, nr--) {
+		struct page *page = pfn_to_online_page(pfn);
+
+		if (page && PageHWPoison(page) && ksmdev_is_kpage(page) && page_ref_count(page))
+			return true;
+		if (!(pfn % MAX_ORDER_NR_PAGES))
+			cond_resched();
+	}
+	return false;
 }
 
 /*

@@ -55,7 +55,7 @@ bool ksmdev_payer_seen(struct page *page, struct mem_cgroup *memcg)
 	struct mem_cgroup *payer;
 	bool owed = false;
 
-	if (mem_cgroup_disabled())
+	if (mem_cgroup_disabled() || !compat_may_recharge())
 		return false;
 	rcu_read_lock();
 	payer = folio_memcg(page_folio(page));

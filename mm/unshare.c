@@ -32,11 +32,19 @@ static unsigned int fault_for(struct vm_area_struct *vma, enum ksmdev_kind kind)
  */
 static void keep_contents(struct vm_area_struct *vma, unsigned long addr)
 {
-	struct ksmdev_mapping map = { .addr = addr };
+	struct ksmdev_table table;
+	struct page *page;
 
-	if (ksmdev_get_pages(vma->vm_mm, &map, 1)) {
-		set_page_dirty_lock(map.page);
-		put_page(map.page);
+	ksmdev_table_lock(vma, addr, &table);
+	page = ksmdev_mapped_page(&table, addr);
+	if (page && !PageAnon(page))
+		page = NULL;
+	if (page)
+		get_page(page);
+	ksmdev_table_unlock(&table);
+	if (page) {
+		set_page_dirty_lock(page);
+		put_page(page);
 	}
 }
 
