@@ -452,6 +452,30 @@ static void ksmd_passes(unsigned int passes)
 }
 
 /* As much is saved as by the kernel's own KSM on the same memory. */
+/*
+ * One process is left with them: they are as other pages of such a mapping, and can be swapped out,
+ * which takes that they are found in the process by where they lie in the mapping.
+ */
+TEST_F(mapped, alone_again)
+{
+	char *a = map_written(self->fd, self->area, N, OWN_SEED);
+	char *b = map_written(self->fd, self->area, N, OWN_SEED);
+	struct ksm_swap swap;
+
+	ksm_merge_all(&self->k);
+	ASSERT_EQ(ksm_same_frames(0, a, 0, b, N), N);
+	ASSERT_EQ(munmap(b, N * PGSZ), 0);
+	for (int i = 0; i < 100 && ksm_stat("kernel_pages"); i++)
+		ksm_passes(&self->k, 1);
+	ASSERT_EQ(ksm_stat("kernel_pages"), 0);
+	ksm_drain_batches();
+	ksm_swap_on(&swap, false, 4 * N);
+	EXPECT_EQ(ksm_page_out(a, N), N);
+	EXPECT_EQ(ksm_wrong(a, N, OWN_SEED), 0);
+	munmap(a, N * PGSZ);
+	ksm_swap_off(&swap);
+}
+
 TEST_F(mapped, saves_as_much_as_ksmd)
 {
 	char *all = ksm_mmap(5 * N), *p = all;

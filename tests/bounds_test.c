@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * bounds_test.c - at the limits: what a user makes others pay, and what he is told at his own
+ *
+ * What is unbounded is paid for by everybody: pages that are all alike and cannot be merged, however
+ * many; the numbers that page tables get. And who asks for something where his cgroup has no room
+ * is told so, and nobody is killed for it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "ksm_cgroup.h"
+#include "ksm_harness.h"
+#include "ksm_told.h"
+
+#define N	2048
+#define GROUP	"ksm-bounds"
+#define PARAM	"/sys/module/ksmdev/parameters/chunks_per_user"
+
+static long fn_become(long uid, long unused, long unused2, long unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	return ksm_become(uid);
+}
+
+static long fn_unmerge(long area, long unused, long unused2, long unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	return ksm_unmerge(area);
+}
+
+/* How many pages were merged, or -errno. */
+static long fn_merge_range(long area, long addr, long npages, long unused)
+{
+	uint64_t merged = 0;
+	int err = ksm_merge_range(area, (void *)addr, npages, &merged);
+
+	(void)unused;
+	return err ?: (long)merged;
+}
+
+/* A page in each page table. */
+static long fn_fill_apart(long addr, long ntables, long unused, long unused2)
+{
+	(void)unused;
+	(void)unused2;
+	for (long i = 0; i < ntables; i++)
+		ksm_fill_page((char *)addr + i * KSM_HUGE_SIZE, 1, i);
+	return 0;
+}
+
+/* ---- what is alike and cannot be merged ---- */
+
+/* Pipes hold references to pages. */
+#define PIPE_PAGES 256
+#define PIPES (N / PIPE_PAGES)
+
+FIXTURE(held) {
+	struct ksm k;
+	char *mem, *twins;
+	int pipes[PIPES][2];
+};
+
+FIXTURE_VARIANT(held)
+{
+	bool zero;
+};
+
+/* The partner is the zero page, or a shared page. */
+FIXTURE_VARIANT_ADD(held, zeros) { .zero = true };
+FIXTURE_VARIANT_ADD(held, contents) { .zero = false };
+
+FIXTURE_SETUP(held)
+{
+	ksm_begin(&self->k);
+	self->mem = ksm_mmap(N);
+	self->twins = ksm_mmap(2);
+	ASSERT_EQ(madvise(self->mem, N * PGSZ, MADV_NOHUGEPAGE), 0);
+	for (int i = 0; i < PIPES; i++) {
+		ASSERT_EQ(pipe(self->pipes[i]), 0);
+		ASSERT_EQ(fcntl(self->pipes[i][1], F_SETPIPE_SZ, PIPE_PAGES * PGSZ),
+			  (int)(PIPE_PAGES * PGSZ));
+	}
+}
+
+FIXTURE_TEARDOWN(held)
+{
+	ksm_finish(&self->k);
+}
+
+/*
+ * Each has a partner, so none is of use to others as a candidate: they would be in one chain of the
+ * index, which is gone along for each that changes, with a lock held that everybody wants.
+ */
+TEST_F(held, no_candidates)
+{
+	int area = ksm_area(&self->k);
+	long long unshared;
+
+	if (variant->zero) {
+		memset(self->mem, 0, N * PGSZ);
+	} else {
+		ksm_fill_same(self->mem, N, 1);
+		ksm_fill_same(self->twins, 2, 1);
+		ASSERT_EQ(ksm_register(area, self->twins, 2), 0);
+		ksm_merge_all(&self->k);
+		ASSERT_EQ(ksm_stat("pages_shared"), 1);
+	}
+	for (int i = 0; i < PIPES; i++) {
+		struct iovec iov = { self->mem + i * PIPE_PAGES * PGSZ, PIPE_PAGES * PGSZ };
+
+		ASSERT_EQ(vmsplice(self->pipes[i][1], &iov, 1, 0), (ssize_t)iov.iov_len);
+	}
+	unshared = ksm_stat("pages_unshared");
+	ASSERT_EQ(ksm_register(area, self->mem, N), 0);
+	ksm_merge_all(&self->k);
+	/* They were looked at, are held, and so are still there. */
+	EXPECT_EQ(ksm_distinct(0, self->mem, N), N);
+	EXPECT_GE(ksm_stat("pages_unshared"), unshared);
+	EXPECT_LE(ksm_stat("pages_unshared"), unshared + 4);
+	/* Nobody has forgotten them. */
+	for (int i = 0; i < PIPES; i++) {
+		close(self->pipes[i][0]);
+		close(self->pipes[i][1]);
+	}
+	ksm_merge_held(&self->k);
+	if (variant->zero) {
+		EXPECT_EQ(ksm_stat("zero_pages"), N);
+		EXPECT_EQ(ksm_wrong_zero(self->mem, N), 0);
+	} else {
+		EXPECT_LE(N / 2, ksm_stat("pages_sharing"));
+		EXPECT_EQ(ksm_wrong_same(self->mem, N, 1), 0);
+	}
+}
+
+/* ---- numbers ---- */
+
+#define TABLES 16
+
+FIXTURE(numbers) {
+	struct ksm k;
+	struct ksm_child c[2];
+	char *mem, *apart;
+	char old[32];
+};
+
+FIXTURE_SETUP(numbers)
+{
+	ssize_t n;
+	int fd;
+
+	ksm_begin(&self->k);
+	self->mem = ksm_mmap(64);
+	self->apart = ksm_mmap(4 * TABLES * KSM_HUGE_PAGES);
+	ASSERT_EQ(madvise(self->apart, 4 * TABLES * KSM_HUGE_SIZE, MADV_NOHUGEPAGE), 0);
+	for (int i = 0; i < 2; i++)
+		ksm_spawn(&self->c[i]);
+	fd = open(PARAM, O_RDONLY);
+	ASSERT_LE(0, fd);
+	n = read(fd, self->old, sizeof(self->old) - 1);
+	close(fd);
+	ASSERT_LT(0, n);
+	self->old[n] = '\0';
+}
+
+FIXTURE_TEARDOWN(numbers)
+{
+	ksm_write_file(PARAM, self->old);
+	for (int i = 0; i < 2; i++)
+		ksm_end(&self->c[i]);
+	ksm_finish(&self->k);
+}
+
+/* One user has as many page tables kept track of as he may, is told so, and others do not notice. */
+TEST_F(numbers, one_users_tables)
+{
+	long area[2], n = 4 * TABLES;
+
+	ASSERT_EQ(ksm_write_file(PARAM, "16"), 0);
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(ksm_call(&self->c[i], fn_become, 1000 + i, 0, 0), 0);
+	area[0] = ksm_call(&self->c[0], ksm_fn_area_register, self->k.dev, self->apart,
+			   n * KSM_HUGE_PAGES);
+	ASSERT_LE(0, area[0]);
+	ksm_call(&self->c[0], fn_fill_apart, self->apart, n, 0);
+	EXPECT_EQ(ksm_call(&self->c[0], fn_merge_range, area[0], self->apart,
+			   n * KSM_HUGE_PAGES), -ENOMEM);
+	ksm_passes(&self->k, 1);
+	EXPECT_EQ(ksm_call(&self->c[0], fn_merge_range, area[0], self->apart,
+			   TABLES / 4 * KSM_HUGE_PAGES), 0);
+
+	ksm_call(&self->c[1], ksm_fn_fill, self->mem, 32, 1);
+	ksm_call(&self->c[1], ksm_fn_fill, self->mem + 32 * PGSZ, 32, 1);
+	area[1] = ksm_call(&self->c[1], ksm_fn_area_register, self->k.dev, self->mem, 64);
+	ASSERT_LE(0, area[1]);
+	EXPECT_EQ(ksm_call(&self->c[1], fn_merge_range, area[1], self->mem, 64), 64);
+
+	/* With room there is nothing that was lost. */
+	ASSERT_EQ(ksm_write_file(PARAM, self->old), 0);
+	EXPECT_EQ(ksm_call(&self->c[0], fn_merge_range, area[0], self->apart,
+			   n * KSM_HUGE_PAGES), 0);
+	/* And numbers come back. */
+	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_close, area[0], 0, 0), 0);
+	ASSERT_EQ(ksm_write_file(PARAM, "16"), 0);
+	ksm_call(&self->c[0], ksm_fn_fill, self->mem, 32, 2);
+	ksm_call(&self->c[0], ksm_fn_fill, self->mem + 32 * PGSZ, 32, 2);
+	area[0] = ksm_call(&self->c[0], ksm_fn_area_register, self->k.dev, self->mem, 64);
+	ASSERT_LE(0, area[0]);
+	EXPECT_EQ(ksm_call(&self->c[0], fn_merge_range, area[0], self->mem, 64), 64);
+}
+
+/* ---- a full cgroup ---- */
+
+FIXTURE(full) {
+	struct ksm k;
+	struct ksm_child c[2];
+	char *mem;
+};
+
+FIXTURE_SETUP(full)
+{
+	ksm_begin(&self->k);
+	ASSERT_TRUE(ksm_wait_stat("kernel_pages", 0));
+	ksm_cgroup_make(GROUP);
+	self->mem = ksm_mmap(N);
+	for (int i = 0; i < 2; i++) {
+		ksm_spawn(&self->c[i]);
+		ksm_cgroup_write(GROUP, "cgroup.procs", self->c[i].pid);
+	}
+}
+
+FIXTURE_TEARDOWN(full)
+{
+	for (int i = 0; i < 2; i++)
+		ksm_end(&self->c[i]);
+	ksm_finish(&self->k);
+	ksm_cgroup_remove(GROUP);
+}
+
+/* Copies for all take twice the memory that there is room for. */
+TEST_F(full, unmerge_is_told)
+{
+	long area[2], merged;
+
+	for (int i = 0; i < 2; i++) {
+		ksm_call(&self->c[i], ksm_fn_fill, self->mem, N, 1);
+		area[i] = ksm_call(&self->c[i], ksm_fn_area_register, self->k.dev, self->mem, N);
+		ASSERT_LE(0, area[i]);
+	}
+	ksm_merge_all(&self->k);
+	merged = ksm_same_frames(self->c[0].pid, self->mem, self->c[1].pid, self->mem, N);
+	ASSERT_EQ(merged, N);
+	ksm_cgroup_write(GROUP, "memory.max",
+			 ksm_cgroup_read(GROUP, "memory.current", NULL) + N / 2 * PGSZ);
+	EXPECT_EQ(ksm_call(&self->c[0], fn_unmerge, area[0], 0, 0), -ENOMEM);
+	EXPECT_EQ(ksm_cgroup_read(GROUP, "memory.events", "oom_kill"), 0);
+	EXPECT_EQ(ksm_cgroup_read(GROUP, "memory.events", "oom"), 0);
+	/* What there was room for was done. */
+	merged = ksm_same_frames(self->c[0].pid, self->mem, self->c[1].pid, self->mem, N);
+	TH_LOG("%ld of %d pages are still shared", merged, N);
+	EXPECT_LT(0, merged);
+	EXPECT_GT(N, merged);
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(ksm_call(&self->c[i], ksm_fn_wrong, self->mem, N, 1), 0);
+	/* And it may be repeated. */
+	ksm_cgroup_write(GROUP, "memory.max", -1);
+	EXPECT_EQ(ksm_call(&self->c[0], fn_unmerge, area[0], 0, 0), 0);
+	EXPECT_EQ(ksm_same_frames(self->c[0].pid, self->mem, self->c[1].pid, self->mem, N), 0);
+}
+
+/* Room for what is there, and for some of the tables. */
+TEST_F(full, merge_range_is_told)
+{
+	const long tables = 8192, npages = tables * KSM_HUGE_PAGES;
+	char *apart = mmap(NULL, npages * PGSZ, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct ksm_child *c = &self->c[0];
+	char path[64];
+	long area;
+
+	/* As if it had been there before the child. */
+	ASSERT_NE(apart, MAP_FAILED);
+	ASSERT_EQ(madvise(apart, npages * PGSZ, MADV_NOHUGEPAGE), 0);
+	ksm_end(c);
+	ksm_spawn(c);
+	ksm_cgroup_write(GROUP, "cgroup.procs", c->pid);
+	/* Once all is used up it cannot do anything itself, without being killed. */
+	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", c->pid);
+	ASSERT_EQ(ksm_write_file(path, "-1000"), 0);
+	ksm_call(c, fn_fill_apart, apart, tables, 0);
+	area = ksm_call(c, ksm_fn_area_register, self->k.dev, apart, npages);
+	ASSERT_LE(0, area);
+	ksm_cgroup_write(GROUP, "memory.max", ksm_cgroup_read(GROUP, "memory.current", NULL));
+	EXPECT_EQ(ksm_call(c, fn_merge_range, area, apart, npages), -ENOMEM);
+	ksm_cgroup_write(GROUP, "memory.max", -1);
+	EXPECT_EQ(ksm_call(c, fn_merge_range, area, apart, npages), 0);
+}
+
+TEST_HARNESS_MAIN
