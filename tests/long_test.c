@@ -116,10 +116,13 @@ TEST_F_TIMEOUT(unmerge, killed, 180)
 
 	ASSERT_TRUE(begin_unmerge(&self->c, self->area));
 	ksm_kill(&self->c);
-	/* Each page takes a fault to be unmerged. */
+	/*
+	 * To the end, that is a fault for each page of the first half; those of the second are then
+	 * mapped there alone, and stay. A few pages may not have been merged.
+	 */
 	faults = key_of("/proc/vmstat", "pgfault") - faults;
 	TH_LOG("%lld page faults", faults);
-	EXPECT_GT(2 * N - 64, faults);
+	EXPECT_GT(N - 64, faults);
 }
 
 TEST_F_TIMEOUT(unmerge, stopped, 180)
