@@ -38,12 +38,16 @@ enum { HOSTILE_ACTORS = 16 };
  * @seed: of what its neighbour holds, which it may guess
  * @turns: what each actor did
  * @deaths: how many actors were killed for a limit
+ * @merged: pages that KSM_MERGE_RANGE has merged
+ * @scans: how often KSM_SCAN has come to its end
  */
 struct hostile {
 	int dev;
 	_Atomic unsigned long seed;
 	_Atomic long turns[HOSTILE_ACTORS];
 	_Atomic long deaths;
+	_Atomic long merged;
+	_Atomic long scans;
 };
 
 static struct hostile *hostile;
@@ -71,10 +75,12 @@ static void hostile_register(int area, const char *mem, size_t npages)
 
 static void hostile_merge(int area, const char *mem, size_t npages)
 {
-	if (area >= 0)
-		ksm_merge_range(area, mem, npages, NULL);
-	else
+	uint64_t merged;
+
+	if (area < 0)
 		hostile_read(mem, npages);
+	else if (!ksm_merge_range(area, mem, npages, &merged))
+		hostile->merged += merged;
 }
 
 static void hostile_unmerge(int area, const char *mem, size_t npages)
@@ -209,7 +215,7 @@ static void turn_scan(struct actor *a)
 	if (hostile->dev >= 0 && a->scan < 0)
 		a->scan = ioctl(hostile->dev, KSM_CREATE_SCAN);
 	if (a->scan >= 0)
-		ksm_scan(a->scan, 1 << 16);
+		hostile->scans += !ksm_scan(a->scan, 1 << 16);
 	else
 		hostile_read(a->mem, HOSTILE_PAGES);
 }

@@ -178,6 +178,8 @@ static void hostile_begin(struct ksm_child *driver, int dev)
 
 	hostile->dev = dev;
 	hostile->deaths = 0;
+	hostile->merged = 0;
+	hostile->scans = 0;
 	for (size_t i = 0; i < N_ROLES; i++)
 		hostile->turns[i] = 0;
 	hostile_delegate();
@@ -202,7 +204,8 @@ static void hostile_tell(const char *name, int rounds, double seconds)
 	printf("# %s, %d rounds in %.1f s:", name, rounds, seconds);
 	for (size_t i = 0; i < N_ROLES; i++)
 		printf(" %s %ld", roles[i].name, hostile->turns[i]);
-	printf("; killed %ld times\n", hostile->deaths);
+	printf("; killed %ld times; %ld pages merged, %ld scans\n", hostile->deaths,
+	       hostile->merged, hostile->scans);
 	fflush(stdout);
 }
 

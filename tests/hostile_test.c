@@ -466,6 +466,9 @@ TEST_F_TIMEOUT(hostile, neighbour, 3600)
 
 		shared->kind = phase % 2 ? HOSTILITY : CONTROL;
 		hostile_begin(&self->driver, shared->kind == HOSTILITY ? self->k.dev : -1);
+		/* The victim's two, and what an actor has that nobody kills. */
+		if (shared->kind == HOSTILITY)
+			EXPECT_LT(2, ksm_stat("regions"));
 		begin = ksm_now();
 		if (shared->kind == CONTROL)
 			length /= 2;
@@ -475,6 +478,11 @@ TEST_F_TIMEOUT(hostile, neighbour, 3600)
 		} while (ksm_now() < begin + length);
 		hostile_tell(shared->kind == HOSTILITY ? "hostile" : "control", rounds,
 			     ksm_now() - begin);
+		/* Or both kinds of phases were the same. */
+		if (shared->kind == HOSTILITY) {
+			EXPECT_LT(0, hostile->merged);
+			EXPECT_LT(0, hostile->scans);
+		}
 		/* It is gone when it is killed, and its memory is nobody's. */
 		TH_LOG("killed within %.3f s", hostile_end(&self->driver));
 		EXPECT_TRUE(ksm_wait_stat("regions", 2));
