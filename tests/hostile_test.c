@@ -9,7 +9,10 @@
  * without the device. Both have one of the CPUs at the most.
  *
  * What is asserted are medians over all phases, as ratios to the control; of times only where it
- * goes on for a minute at least, as in make check-neighbours, and told in any case. How long
+ * goes on for a minute at least, as in make check-neighbours, and told in any case. Of page faults
+ * and mmap(), which are many, it is also that 99 of 100 take no longer than the slowest of the
+ * control. A bound that is closer would not hold: what makes the slow ones slow is a CPU that is in
+ * other hands for a moment, and how many those are differs ten times from run to run. How long
  * sharing takes is measured by how long a piece of work takes at that time, in a thread that
  * nothing else in this machine keeps from running: so it does not matter what an emulated
  * machine's host does besides. The environment has KSM_HOSTILE_SECONDS, how long it is hostile in
@@ -424,11 +427,19 @@ static double ratio(enum figure f)
 	       quantile(&shared->samples[CONTROL][f], 500);
 }
 
+/* Is the slowest part of what was measured often longer than it ever was in the control? */
+static bool has_tail(enum figure f)
+{
+	return f >= TOUCH && f <= MAPPING &&
+	       quantile(&shared->samples[HOSTILITY][f], 990) >
+	       quantile(&shared->samples[CONTROL][f], 1000);
+}
+
 /* Is there anything that is not within the bound, or not yet? */
 static bool is_worse(void)
 {
 	for (enum figure f = SHARING; f <= CHARGED; f++)
-		if (ratio(f) > WORSE)
+		if (ratio(f) > WORSE || has_tail(f))
 			return true;
 	return false;
 }
@@ -453,6 +464,8 @@ TEST_F_TIMEOUT(hostile, neighbour, 3600)
 	const bool judged = self->cpu && self->seconds >= JUDGED;
 	unsigned long seed = 0;
 
+	if (!self->cpu)
+		printf("# hostile: no cpu controller in this kernel: times are not judged\n");
 	/* What is done for the first time takes longer, and counts for nobody. */
 	ASSERT_EQ(0, one_round(&self->k, &self->victim, seed += 2));
 	memset(shared->samples, 0, sizeof(shared->samples));
@@ -502,6 +515,9 @@ TEST_F_TIMEOUT(hostile, neighbour, 3600)
 	EXPECT_GE(WORSE, ratio(CHARGED));
 	for (enum figure f = SHARING; f < CHARGED && judged; f++) {
 		EXPECT_GE(WORSE, ratio(f)) {
+			TH_LOG("%s", figures[f].name);
+		}
+		EXPECT_FALSE(has_tail(f)) {
 			TH_LOG("%s", figures[f].name);
 		}
 	}
