@@ -76,4 +76,16 @@ static inline void ksm_cgroup_remove(const char *group)
 	rmdir(path);
 }
 
+/*
+ * A process that does nothing in a group, and can be killed as any other is. Where those at work
+ * there cannot be, it is the one that is, should anything have the OOM killer come.
+ */
+static inline void ksm_cgroup_bystander(struct ksm_child *c, const char *group)
+{
+	ksm_spawn(c);
+	/* What it touches first is not for the group to pay, which may be full. */
+	ksm_call(c, ksm_fn_wrong, 0, 0, 0);
+	ksm_cgroup_write(group, "cgroup.procs", c->pid);
+}
+
 #endif /* KSM_CGROUP_H */

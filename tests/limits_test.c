@@ -386,6 +386,7 @@ TEST_F(cgroup, full_cgroup_is_not_merged)
 {
 	const size_t n = 512;
 	char *mem = self->mem, path[64];
+	struct ksm_child bystander;
 
 	ksm_call(&self->c, ksm_fn_fill, mem, n, 1);
 	ksm_call(&self->c, ksm_fn_fill, mem + n * PGSZ, n, 1);
@@ -396,12 +397,15 @@ TEST_F(cgroup, full_cgroup_is_not_merged)
 	ASSERT_EQ(0, ksm_write_file(path, "-1000"));
 	/* More than each CPU keeps charged in advance, 64 pages. */
 	cgroup_write("memory.max", cgroup_read("memory.current", NULL) - 256 * PGSZ);
+	/* To lower it may kill, but to merge may not. */
+	ksm_cgroup_bystander(&bystander, CGROUP);
 	ksm_merge_all(&self->k);
 	EXPECT_EQ(0, ksm_stat("pages_sharing"));
 	EXPECT_EQ(0, ksm_stat("kernel_pages"));
 	EXPECT_EQ(0, ksm_same_frames(self->c.pid, mem, self->c.pid, mem + n * PGSZ, n));
 	EXPECT_EQ(0, cgroup_read("memory.events", "oom_kill"));
 	cgroup_write("memory.max", -1);
+	EXPECT_EQ(0, ksm_end(&bystander));
 	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, mem, n, 1));
 	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, mem + n * PGSZ, n, 1));
 	ksm_merge_all(&self->k);
@@ -448,6 +452,7 @@ static long fn_register_many(long dev, long most, long unused, long unused2)
 TEST_F(cgroup, regions_are_charged)
 {
 	long left, before, kernel, charged, n;
+	struct ksm_child bystander;
 	char path[64];
 	double end;
 
@@ -477,6 +482,7 @@ TEST_F(cgroup, regions_are_charged)
 	cgroup_write("cgroup.procs", self->c.pid);
 	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", self->c.pid);
 	ASSERT_EQ(0, ksm_write_file(path, "-1000"));
+	ksm_cgroup_bystander(&bystander, CGROUP);
 	cgroup_write("memory.max", cgroup_read("memory.current", NULL) + (1 << 20));
 	n = ksm_call(&self->c, fn_register_many, self->k.dev, 60000, 0);
 	TH_LOG("%ld regions within a limit of 1 MiB more", n);
@@ -487,6 +493,7 @@ TEST_F(cgroup, regions_are_charged)
 	EXPECT_EQ(n, ksm_stat("pages_registered"));
 	EXPECT_GE(cgroup_read("memory.max", NULL), cgroup_read("memory.current", NULL));
 	EXPECT_EQ(0, cgroup_read("memory.events", "oom_kill"));
+	EXPECT_EQ(0, ksm_end(&bystander));
 	EXPECT_EQ(0, ksm_scan(self->k.scan, 2 * n));
 	EXPECT_EQ(0, ksm_end(&self->c));
 	EXPECT_EQ(0, ksm_stat("regions"));

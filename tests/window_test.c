@@ -172,6 +172,7 @@ TEST_F(tenant, no_memory_to_grow)
 	enum { CHUNKS = 16, HALF = CHUNKS / 2 * KSM_HUGE_PAGES };
 	char *mem = self->mem, *half = mem + HALF * PGSZ, path[64];
 	const pid_t pid = self->c.pid;
+	struct ksm_child bystander;
 	long metadata;
 
 	for (size_t i = 0; i < CHUNKS; i++)
@@ -186,6 +187,8 @@ TEST_F(tenant, no_memory_to_grow)
 	/* More than each CPU keeps charged in advance, 64 pages. */
 	ksm_cgroup_write(GROUP, "memory.max",
 			 ksm_cgroup_read(GROUP, "memory.current", NULL) - 256 * PGSZ);
+	/* To lower it may kill, but to scan may not. */
+	ksm_cgroup_bystander(&bystander, GROUP);
 	ksm_merge_all(&self->k);
 	EXPECT_EQ(metadata, ksm_fdinfo(self->area, "metadata_bytes"));
 	EXPECT_LE(CHUNKS, ksm_stat("pages_unshared"));
@@ -193,6 +196,7 @@ TEST_F(tenant, no_memory_to_grow)
 	EXPECT_EQ(0, ksm_cgroup_read(GROUP, "memory.events", "oom_kill"));
 	/* To answer takes memory. */
 	ksm_cgroup_write(GROUP, "memory.max", -1);
+	EXPECT_EQ(0, ksm_end(&bystander));
 	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, mem, HALF, 1));
 	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, half, HALF, 1));
 
