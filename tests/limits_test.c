@@ -718,10 +718,16 @@ static long try_unmerge(struct ksm *k, int area, char *mem)
 	return ksm_unmerge(area);
 }
 
+static long try_merge_range(struct ksm *k, int area, char *mem)
+{
+	(void)k;
+	return ksm_merge_range(area, mem, 64, NULL);
+}
+
 TEST_F(limit, failing_allocations)
 {
 	static long (*const calls[])(struct ksm *k, int area, char *mem) = {
-		try_area, try_scan_fd, try_register, try_scan, try_unmerge,
+		try_area, try_scan_fd, try_register, try_scan, try_unmerge, try_merge_range,
 	};
 	static const char *const setup[][2] = {
 		{ DEBUGFS "failslab/ignore-gfp-wait", "N" },
@@ -755,6 +761,9 @@ TEST_F(limit, failing_allocations)
 				ASSERT_EQ(0, ksm_register(self->area, mem, 64));
 			if (calls[i] == try_unmerge)
 				ksm_merge_all(&self->k);
+			/* What the last try has merged would want nothing. */
+			if (calls[i] == try_scan || calls[i] == try_merge_range)
+				ASSERT_EQ(0, ksm_unmerge(self->area));
 			fail_nth(n);
 			ret = calls[i](&self->k, self->area, mem);
 			hit = failed_nth();
