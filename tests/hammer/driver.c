@@ -6,6 +6,8 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -107,6 +109,72 @@ void op_scan(struct thread *t, unsigned int page, unsigned int n)
 	note(t, "scan", page, n);
 	if (t->scan >= 0 && ioctl(t->scan, KSM_SCAN, &s) && errno != EINTR)
 		bad_call(t, "KSM_SCAN");
+}
+
+/* Pages that a pin holds, or that are not mapped, may be among them. */
+void op_merge_range(struct thread *t, unsigned int page, unsigned int n)
+{
+	struct ksm_merge_range range = { .size = sizeof(range) };
+
+	if (!rnd(t, 8)) {
+		page = 0;
+		n = THREAD_PAGES;
+	}
+	note(t, "merge range", page, n);
+	if (t->area < 0)
+		return;
+	range.addr = (uintptr_t)page_addr(t, page);
+	range.npages = n;
+	if (!ioctl(t->area, KSM_MERGE_RANGE, &range)) {
+		if (!t->registered) {
+			errno = 0;
+			bad_call(t, "KSM_MERGE_RANGE of what is not registered");
+		}
+		t->account->merged += range.merged;
+		op_verify(t, page, n);
+		return;
+	}
+	/* Part of it may not be registered if that ran out of memory. */
+	if (errno != EINTR && errno != ENOMEM && errno != ENOENT)
+		bad_call(t, "KSM_MERGE_RANGE");
+}
+
+/* The number in a line "NAME:\tNUMBER"; 0 if there is none. */
+static unsigned long told(const char *text, const char *name)
+{
+	const char *at = strstr(text, name);
+
+	return at ? strtoul(at + strlen(name), NULL, 10) : 0;
+}
+
+/* It walks the page tables of all that is registered; no page is told of twice. */
+void op_fdinfo(struct thread *t, unsigned int page, unsigned int n)
+{
+	char path[64], text[4096];
+	unsigned long merged;
+	ssize_t size;
+	int fd;
+
+	note(t, "fdinfo", page, n);
+	if (t->area < 0)
+		return;
+	snprintf(path, sizeof(path), "/proc/thread-self/fdinfo/%d", t->area);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		bad_call(t, "open of an area's fdinfo");
+	size = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (size <= 0)
+		bad_call(t, "read of an area's fdinfo");
+	text[size] = '\0';
+	merged = told(text, "\npages_shared:\t") + told(text, "\npages_sharing:\t");
+	/* Both are rounded. */
+	if (merged > told(text, "\npages_registered:\t") + 1) {
+		fprintf(stderr, "hammer: fdinfo says\n%s", text);
+		errno = 0;
+		bad_call(t, "more pages are merged than registered");
+	}
+	t->account->told++;
 }
 
 static void on_signal(int sig)

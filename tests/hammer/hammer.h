@@ -60,14 +60,28 @@ struct shadow {
 	uint64_t delta;		/* by this much; 0: no word differs */
 };
 
-/* One thread's account, in memory that all processes of the hammer share. */
+/**
+ * struct account - one thread's account, in memory that all processes of the hammer share
+ * @ops: operations
+ * @verified: pages that were compared with their shadow
+ * @unmerges: KSM_UNMERGE
+ * @forks: children
+ * @splices: times that pages were held by vmsplice()
+ * @pins: times that pages were pinned by io_uring
+ * @moves: page tables that went away and came back
+ * @merged: pages that KSM_MERGE_RANGE says it merged
+ * @told: times that fdinfo was read
+ */
 struct account {
 	_Atomic uint64_t ops;
 	_Atomic uint64_t verified;
 	_Atomic uint64_t unmerges;
 	_Atomic uint64_t forks;
+	_Atomic uint64_t splices;
 	_Atomic uint64_t pins;
 	_Atomic uint64_t moves;
+	_Atomic uint64_t merged;
+	_Atomic uint64_t told;
 };
 
 struct board {
@@ -195,6 +209,8 @@ HAMMER_OP(op_register);
 HAMMER_OP(op_unregister);
 HAMMER_OP(op_unmerge);
 HAMMER_OP(op_scan);
+HAMMER_OP(op_merge_range);
+HAMMER_OP(op_fdinfo);
 /* A process that does nothing but KSM_SCAN. */
 _Noreturn void scanner(void);
 

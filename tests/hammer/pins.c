@@ -106,7 +106,10 @@ void op_pin_start(struct thread *t, unsigned int page, unsigned int n)
 	t->hold_page = page;
 	t->hold_pages = n;
 	t->hold_ops = rnd(t, 60);
-	t->account->pins++;
+	if (splice)
+		t->account->splices++;
+	else
+		t->account->pins++;
 }
 
 void op_pin_end(struct thread *t)

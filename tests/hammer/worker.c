@@ -58,6 +58,8 @@ static const struct {
 	{ 10, 1, op_unregister },
 	{ 5, 1, op_unmerge },
 	{ 20, 1, op_scan },
+	{ 20, 256, op_merge_range },
+	{ 5, 1, op_fdinfo },
 	{ 10, 1, op_fork },
 	{ 40, 1, op_pause },
 	{ 10, 1, op_move },
