@@ -165,22 +165,36 @@ TEST_F(tenants, payer_leaves)
  */
 TEST_F(tenants, last_one_in_a_full_group)
 {
-	const size_t n = PAGES(16);
-	char *mem = ksm_mmap(n);
-	struct ksm_child *a = TENANT(GROUP, mem, n, 1), *b;
+	const size_t n = PAGES(16), few = PAGES(1);
+	char *mem = ksm_mmap(n), *own = ksm_mmap(few);
+	struct ksm_child *a = TENANT(GROUP, mem, n, 1), *b, *c;
+	int area = ksm_area(&self->k);
+	double end;
 
 	ksm_passes(&self->k, 2);
 	b = TENANT(NULL, mem, n, 1);
+	/* The control: what shares with it is ours, and we have room. */
+	c = TENANT(NULL, own, few, 2);
+	ksm_fill(own, few, 2);
+	ASSERT_EQ(0, ksm_register(area, own, few));
 	ksm_merge_all(&self->k);
 	ASSERT_EQ(n, ksm_same_frames(a->pid, mem, b->pid, mem, n));
+	ASSERT_EQ(few, ksm_same_frames(0, own, c->pid, own, few));
+	ASSERT_LT(0, ksm_fdinfo(area, "pages_shared"));
 	/* Others pay for it, so there is room for more; then there is none. */
 	EXPECT_GE((long)(n * PGSZ) / 2, ksm_cgroup_read(GROUP, "memory.current", NULL));
 	ksm_cgroup_write(GROUP, "memory.max", 40 * MIB);
 	ksm_cgroup_write(GROUP, "memory.swap.max", 0);
 	ASSERT_EQ(0, ksm_call(a, fn_more, PAGES(32), 0, 0));
 	ksm_kill(b);
+	ksm_kill(c);
 	ASSERT_EQ(0, ksm_start(self->k.dev, 5000, 0, 0));
-	sleep(3);
+	/* When ours is ordinary memory again, kksmd has looked at all that has one mapping left. */
+	end = ksm_now() + KSM_PATIENCE;
+	while (ksm_fdinfo(area, "pages_shared") && ksm_now() < end)
+		usleep(50000);
+	EXPECT_EQ(0, ksm_fdinfo(area, "pages_shared"));
+	EXPECT_TRUE(ksm_wait_more("full_scans", 4, KSM_PATIENCE));
 	EXPECT_TRUE(alive(a));
 	EXPECT_EQ(0, ksm_cgroup_read(GROUP, "memory.events", "oom_kill"));
 	EXPECT_GE(40 * (long)MIB, ksm_cgroup_read(GROUP, "memory.current", NULL));
@@ -190,6 +204,8 @@ TEST_F(tenants, last_one_in_a_full_group)
 	EXPECT_TRUE(ksm_wait_stat("pages_shared", 0));
 	EXPECT_LE(44 * (long)MIB, ksm_cgroup_read(GROUP, "memory.current", NULL));
 	EXPECT_EQ(0, ksm_call(a, ksm_fn_wrong, mem, n, 1));
+	EXPECT_EQ(0, ksm_wrong(own, few, 2));
+	close(area);
 }
 
 /* A group beyond its memory.high puts nobody to sleep but itself. */
