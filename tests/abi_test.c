@@ -8,6 +8,7 @@
  * all counters and settings, because an error that changed something is none.
  */
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -1281,6 +1282,10 @@ static const struct {
 	{ "zero_pages", 0444, true },
 	{ "pages_scanned", 0444, true },
 	{ "pages_skipped", 0444, true },
+	{ "pages_hashed", 0444, true },
+	{ "thp_splits", 0444, false },
+	{ "thp_split_threshold", 0644, false },
+	{ "longest_hold_us", 0644, false },
 	{ "full_scans", 0444, true },
 	{ "held_us", 0444, false },
 	{ "kernel_pages", 0444, true },
@@ -1325,9 +1330,43 @@ static long fn_read_sysfs_as_nobody(long unused, long unused2, long unused3, lon
 	(void)unused4;
 	if (ret)
 		return ret;
-	for (size_t i = 0; i < N_STAT_FILES; i++)
+	for (size_t i = 0; i < N_STAT_FILES; i++) {
+		char path[128];
+
 		ksm_stat(stat_files[i].name);
-	return ksm_write_file(SYSFS "max_kernel_pages", "1");
+		snprintf(path, sizeof(path), SYSFS "%s", stat_files[i].name);
+		if (ksm_write_file(path, "1") != -EACCES)
+			return i;
+	}
+	return -EACCES;
+}
+
+/* Is there a line of the table for it? The kernel gives every device a few files itself. */
+static bool is_listed(const char *name)
+{
+	static const char *const others[] = { ".", "..", "dev", "power", "subsystem", "uevent" };
+
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		if (!strcmp(name, others[i]))
+			return true;
+	for (size_t i = 0; i < N_STAT_FILES; i++)
+		if (!strcmp(name, stat_files[i].name))
+			return true;
+	return false;
+}
+
+TEST_F(abi, sysfs_has_no_other_files)
+{
+	DIR *dir = opendir(SYSFS);
+	struct dirent *entry;
+
+	ASSERT_NE(NULL, dir);
+	while ((entry = readdir(dir))) {
+		EXPECT_TRUE(is_listed(entry->d_name)) {
+			TH_LOG("%s", entry->d_name);
+		}
+	}
+	closedir(dir);
 }
 
 TEST_F(abi, sysfs_files)
@@ -1360,13 +1399,17 @@ TEST_F(abi, sysfs_files)
 	}
 	EXPECT_TRUE(same_state(&self->state));
 
-	/* Everybody may look, root alone may change the limit. */
+	/* Everybody may look, root alone may change what can be. */
 	ksm_spawn(&c);
 	EXPECT_EQ(-EACCES, ksm_call(&c, fn_read_sysfs_as_nobody, 0, 0, 0));
 	ksm_end(&c);
 	EXPECT_TRUE(same_state(&self->state));
 	EXPECT_EQ(-EINVAL, ksm_write_file(SYSFS "max_kernel_pages", "much"));
 	EXPECT_EQ(-EINVAL, ksm_write_file(SYSFS "max_kernel_pages", "-1"));
+	EXPECT_EQ(-EINVAL, ksm_write_file(SYSFS "longest_hold_us", "much"));
+	EXPECT_EQ(-EINVAL, ksm_write_file(SYSFS "longest_hold_us", "1"));
+	EXPECT_EQ(0, ksm_write_file(SYSFS "longest_hold_us", "0"));
+	EXPECT_EQ(-EINVAL, ksm_write_file(SYSFS "thp_split_threshold", "0"));
 	EXPECT_TRUE(same_state(&self->state));
 
 	/* sysfs and the module parameter are one value. */
