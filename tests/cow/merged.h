@@ -24,6 +24,12 @@
 
 static unsigned long merged_pages, merged_pieces, unmerged_pieces;
 
+/* Kernels for arm64 have pages of 4 or of 16 KiB. */
+static unsigned long page_bytes(void)
+{
+	return sysconf(_SC_PAGESIZE);
+}
+
 static void merged_report(void)
 {
 	/* Not its children. */
@@ -41,13 +47,13 @@ static int merged_area(char **twin)
 		int dev = open("/dev/ksm", O_RDWR | O_CLOEXEC);
 
 		area = ioctl(dev, KSM_CREATE_SHARED_MEMORY_AREA);
-		page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		page = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (dev < 0 || area < 0 || page == MAP_FAILED) {
 			perror("/dev/ksm");
 			exit(1);
 		}
 		close(dev);
-		memset(page, 1, 4096);
+		memset(page, 1, page_bytes());
 		setpgid(0, 0);
 		atexit(merged_report);
 	}
@@ -78,7 +84,7 @@ static unsigned long count_merged(void *mem, unsigned long npages)
 	unsigned long n = 0, entry;
 
 	for (unsigned long i = 0; i < npages; i++)
-		if (pread(fd, &entry, 8, ((unsigned long)mem / 4096 + i) * 8) == 8)
+		if (pread(fd, &entry, 8, ((unsigned long)mem / page_bytes() + i) * 8) == 8)
 			n += entry >> 63 && !(entry >> 56 & 1);
 	close(fd);
 	return n;
@@ -97,12 +103,12 @@ static int all_merged(unsigned long merged, unsigned long npages)
 static void merged_fill(void *mem, size_t size)
 {
 	struct ksm_memory_region region = { .npages = 1 };
-	unsigned long merged = 0, npages = size / 4096;
+	unsigned long merged = 0, npages = size / page_bytes();
 	char *twin;
 	int area = merged_area(&twin);
 
 	/* A page of its own, not what is left of the last merge. */
-	memset(twin, 1, 4096);
+	memset(twin, 1, page_bytes());
 	region.addr = (unsigned long)twin;
 	ioctl(area, KSM_REGISTER_MEMORY_REGION, &region);
 	region.addr = (unsigned long)mem;
