@@ -5,6 +5,7 @@
  *	preload-test		MADV_MERGEABLE and MADV_UNMERGEABLE; prints TAP
  *	preload-test auto	with LIBKSM_AUTO=1; prints TAP
  *	preload-test kernel	what /dev/ksm does not take; prints TAP
+ *	preload-test few	where few files may be open; prints TAP
  *	preload-test leave	the main thread leaves, another one ends the process
  *	preload-test fds	how many files are open beyond the first three
  *
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -200,6 +202,39 @@ static void test_ranges(void)
 	check(madvise(p, PAGE, 12345) == -1 && errno == EINVAL, "so is nonsense");
 	check(!posix_madvise(p, PAGE, POSIX_MADV_WILLNEED), "posix_madvise() works");
 	stop_sharing(p, 0, 1);
+}
+
+/* Have the process open no file of this number, or a higher one. */
+static void limit_files(rlim_t number)
+{
+	struct rlimit limit;
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	limit.rlim_cur = number ? number : limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/* The helper has /proc/self/maps, the device, and an area for each range. */
+static void test_few_files(void)
+{
+	char *p = map_pages();
+	int ret, err;
+
+	start_sharing(p, 0, 16);
+	limit_files(3);
+	ret = stop_sharing(p, 7, 9);
+	limit_files(0);
+	check(!ret, "MADV_UNMERGEABLE succeeds if what is beside it has no area");
+	expect(p, "xxxxxxx.........", "and takes it out");
+	start_sharing(p, 0, 16);
+	stop_sharing(p, 0, 16);
+	start_sharing(p, 0, 16);
+	limit_files(2);
+	ret = stop_sharing(p, 7, 9);
+	err = errno;
+	limit_files(0);
+	check(ret == -1 && err == EMFILE, "if itself has none it says why");
+	expect(p, "................", "and it is taken out, too");
 }
 
 /* As with the kernel's own, the advice goes with the memory. */
@@ -468,6 +503,10 @@ int main(int argc, char **argv)
 		leave();
 	if (argc > 1 && !strcmp(argv[1], "kernel")) {
 		test_kernel();
+		return failures != 0;
+	}
+	if (argc > 1 && !strcmp(argv[1], "few")) {
+		test_few_files();
 		return failures != 0;
 	}
 	if (argc > 1 && !strcmp(argv[1], "auto")) {

@@ -261,12 +261,16 @@ static int take_out(unsigned long start, unsigned long end, bool private)
 			continue;
 		}
 		/* Unmerging is by area, too. */
-		if (range->area == PENDING)
+		if (range->area == PENDING) {
 			range->area = register_range(range);
-		if (!private && ioctl(range->area, KSM_UNMERGE))
-			err = errno;
-		if (range->area >= 0)
+			if (range->area < 0)
+				err = errno;
+		}
+		if (range->area >= 0) {
+			if (ioctl(range->area, KSM_UNMERGE))
+				err = errno;
 			close(range->area);
+		}
 		delete_range(i);
 	}
 	return err;
@@ -282,7 +286,12 @@ static int do_advice(int advice, unsigned long start, unsigned long end)
 	if (advice == MADV_UNMERGEABLE && auto_size)
 		add(start, end, PRIVATE, 1);
 	pending_err = register_pending();
-	return err ? err : pending_err;
+	if (advice == MADV_MERGEABLE)
+		return err ? err : pending_err;
+	/* What it was for is done. What lies beside it may be shared no more. */
+	if (pending_err)
+		tell(pending_err);
+	return err;
 }
 
 /* A line of /proc/self/maps: "start-end rw-p offset device inode    name" */
