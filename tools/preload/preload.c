@@ -60,7 +60,7 @@
  */
 #define MAX_RANGES 16384
 
-/* Bytes. What the C library keeps there for each thread (TLS) is part of it. */
+/* Bytes, beside what the C library keeps in each thread's stack (TLS). */
 #define HELPER_STACK (256 << 10)
 
 /* For range.area, where no area is. */
@@ -408,6 +408,25 @@ static void release(const sigset_t *signals)
 	pthread_sigmask(SIG_SETMASK, signals, NULL);
 }
 
+/*
+ * Only the C library knows how much of a stack is its own. Where it does not say so, all threads'
+ * size is the helper's, too.
+ */
+static void set_stack(pthread_attr_t *attr)
+{
+	static size_t size;
+	size_t (*least)(const pthread_attr_t *with);
+
+	/* A child of fork() knows it from its parent. */
+	if (!size) {
+		least = dlsym(RTLD_DEFAULT, "__pthread_get_minstack");
+		if (least)
+			size = least(attr) + HELPER_STACK;
+	}
+	if (size)
+		pthread_attr_setstacksize(attr, size);
+}
+
 /* With the lock held; so the helper will have no signals. */
 static void start_helper(void)
 {
@@ -415,7 +434,7 @@ static void start_helper(void)
 	int err;
 
 	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, HELPER_STACK);
+	set_stack(&attr);
 	err = pthread_create(&helper_thread, &attr, help, NULL);
 	pthread_attr_destroy(&attr);
 	helper = err ? HELPER_GONE : HELPER_RUNS;
