@@ -152,15 +152,29 @@ static int is_kernels(const char *p)
 	return found;
 }
 
+static int count_fds(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	int n = 0;
+
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	/* Two are names of directories, one is the directory itself. */
+	return n - 3;
+}
+
 static void test_kernel(void)
 {
 	char *p = map_pages(), *q = map_pages();
+	int before = count_fds();
 	int wanted = syscall(SYS_madvise, q, PAGES * PAGE, MADV_MERGEABLE);
 
 	check(start_sharing(p, 0, 16) == wanted && is_kernels(p) == is_kernels(q),
 	      "MADV_MERGEABLE goes to the kernel");
 	check(start_sharing(p, 0, 16) == wanted, "and again");
 	check(stop_sharing(p, 0, 16) == wanted && !is_kernels(p), "and MADV_UNMERGEABLE");
+	check(count_fds() == before, "and no file is left open");
 }
 
 static void test_ranges(void)
@@ -298,18 +312,6 @@ static void test_fork(void)
 	expect(p, "xxxxxxxx........", "which leaves it registered here");
 	stop_sharing(p, 0, 8);
 	check(run_child(has_registered, p) == 1, "what was removed is not registered in a child");
-}
-
-static int count_fds(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	int n = 0;
-
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	/* Two are names of directories, one is the directory itself. */
-	return n - 3;
 }
 
 static int exec_fds(char *p)

@@ -388,7 +388,8 @@ EXPORT const char *ksm_hint(int err)
 	case EACCES:
 		return "be root or in the group that owns it; as root: usermod -aG kvm USER, then log in again";
 	case EPERM:
-		return "not allowed here; run as root and outside of containers that hide devices";
+	case ENOSYS:
+		return "not allowed here; run as root and outside of containers that hide devices or system calls";
 	case ENOTTY:
 	case EPROTONOSUPPORT:
 		return "program and module do not fit together; install both from the same tree and reload";

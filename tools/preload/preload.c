@@ -10,8 +10,9 @@
  * when there is something to register. It has a table of file descriptors of its own: the
  * program cannot close ours by accident, does not find numbers taken that it expected to be
  * free, and neither exec() nor a child inherits one. Memory is the same for all threads, so
- * what the helper registers is the program's. It opens /dev/ksm with the program's rights of
- * that moment.
+ * what the helper registers is the program's. It opens /dev/ksm when it needs it, with the
+ * program's rights of that moment; with LIBKSM_AUTO before the program begins, which may take
+ * itself the right to open anything (seccomp).
  *
  * What there is to share is in ranges[]. The driver knows no names for regions, only areas
  * that are emptied as a whole, so each range has an area of its own. madvise() hands its
@@ -87,6 +88,9 @@ static enum {
 } helper;
 static pthread_t helper_thread;
 
+/* It has opened what it opens at its start. */
+static bool helper_ready;
+
 /* What a thread asks of the helper, one at a time. */
 static enum { FREE, ASKED, ANSWERED } request;
 static struct {
@@ -99,6 +103,7 @@ static pthread_cond_t answered = PTHREAD_COND_INITIALIZER;
 
 /* The helper's */
 static int device = -1;
+static int device_err;	/* why there is none */
 static bool quiet;
 
 /*
@@ -125,6 +130,12 @@ static void tell(int err)
 	close(pidfd);
 }
 
+static void open_device(void)
+{
+	device = ksm_open_device();
+	device_err = device < 0 ? errno : 0;
+}
+
 /* Return a new area with this range in it, or -1 and errno. */
 static int register_range(const struct range *range)
 {
@@ -138,10 +149,11 @@ static int register_range(const struct range *range)
 		errno = ENODEV;
 		return -1;
 	}
-	if (device < 0)
-		device = ksm_open_device();
+	if (device < 0 && !device_err)
+		open_device();
 	if (device < 0) {
 		helper = HELPER_GONE;
+		errno = device_err;
 		return -1;
 	}
 	area = ioctl(device, KSM_CREATE_SHARED_MEMORY_AREA);
@@ -361,15 +373,24 @@ static void *help(void *unused)
 {
 	long pause = MIN_PAUSE;
 	struct timespec until;
-	int maps;
+	int maps = -1;
 
 	(void)unused;
 	prctl(PR_SET_NAME, "ksm-preload");
 	pthread_mutex_lock(&lock);
-	if (close_range(0, ~0U, CLOSE_RANGE_UNSHARE))
+	if (close_range(0, ~0U, CLOSE_RANGE_UNSHARE)) {
+		/* What we opened would be the program's. */
 		helper = HELPER_GONE;
-	maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-	look(maps);
+		tell(errno);
+	} else {
+		maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+		if (auto_size)
+			open_device();
+	}
+	helper_ready = true;
+	pthread_cond_broadcast(&answered);
+	if (helper == HELPER_RUNS)
+		look(maps);
 	while (helper == HELPER_RUNS) {
 		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_nsec += pause % 1000 * 1000000;
@@ -544,6 +565,7 @@ static void fork_child(void)
 			if (ranges[i].area != PRIVATE)
 				ranges[i].area = PENDING;
 		device = -1;
+		device_err = 0;
 		request = FREE;
 		/* Those who waited are the parent's. */
 		pthread_cond_init(&wake, NULL);
@@ -582,5 +604,8 @@ static void __attribute__((constructor)) preload_init(void)
 		return;
 	hold(&signals);
 	start_helper();
+	/* Before the program forbids it. */
+	while (helper == HELPER_RUNS && !helper_ready)
+		pthread_cond_wait(&answered, &lock);
 	release(&signals);
 }
