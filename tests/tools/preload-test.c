@@ -5,6 +5,7 @@
  *	preload-test		MADV_MERGEABLE and MADV_UNMERGEABLE; prints TAP
  *	preload-test auto	with LIBKSM_AUTO=1; prints TAP
  *	preload-test kernel	what /dev/ksm does not take; prints TAP
+ *	preload-test ranges	a part of the first; prints TAP
  *	preload-test few	where few files may be open; prints TAP
  *	preload-test leave	the main thread leaves, another one ends the process
  *	preload-test fds	how many files are open beyond the first three
@@ -505,6 +506,10 @@ int main(int argc, char **argv)
 		leave();
 	if (argc > 1 && !strcmp(argv[1], "kernel")) {
 		test_kernel();
+		return failures != 0;
+	}
+	if (argc > 1 && !strcmp(argv[1], "ranges")) {
+		test_ranges();
 		return failures != 0;
 	}
 	if (argc > 1 && !strcmp(argv[1], "few")) {

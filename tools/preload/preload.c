@@ -511,8 +511,12 @@ EXPORT int madvise(void *addr, size_t len, int advice)
 	if (advice != MADV_MERGEABLE && advice != MADV_UNMERGEABLE)
 		return syscall(SYS_madvise, addr, len, advice);
 
-	/* Checks the arguments, whichever it is, and keeps the kernel's scanner away. */
-	if (syscall(SYS_madvise, addr, len, MADV_UNMERGEABLE))
+	/*
+	 * Checks the arguments, whichever it is, and keeps the kernel's scanner away. A kernel that
+	 * has none says EINVAL to everything; there msync() checks them.
+	 */
+	if (syscall(SYS_madvise, addr, len, MADV_UNMERGEABLE) &&
+	    (errno != EINVAL || start + len < start || msync(addr, len, MS_ASYNC)))
 		return -1;
 	err = len ? ask(advice, start, (start + len + page - 1) & -page) : 0;
 	if (err && advice == MADV_MERGEABLE)
