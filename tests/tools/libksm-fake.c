@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,6 +48,17 @@ static void check(int good, const char *what)
 	printf("%s - libksm against a fake kernel: %s\n", good ? "ok" : "not ok", what);
 	if (!good)
 		failures++;
+}
+
+/* The only files that the fake kernel knows are areas are of /dev/null. */
+static int is_area(int fd)
+{
+	struct stat null, file;
+
+	if (fstat(fd, &file))
+		return 0;
+	errno = ENOTTY;
+	return !stat("/dev/null", &null) && file.st_rdev == null.st_rdev;
 }
 
 static int result(enum call call, int ret)
@@ -87,6 +99,8 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 		region = *(struct ksm_memory_region *)arg;
 		return result(REGISTER, 0);
 	case KSM_REMOVE_MEMORY_REGION:
+		if (!is_area(fd))
+			return -1;
 		removes++;
 		last_removed = fd;
 		return result(REMOVE, 0);
@@ -95,6 +109,12 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 		last_unmerged = fd;
 		return result(UNMERGE, 0);
 	case KSM_MERGE_RANGE:
+		if (!is_area(fd))
+			return -1;
+		if (((struct ksm_merge_range *)arg)->size < sizeof(range)) {
+			errno = EINVAL;
+			return -1;
+		}
 		range = *(struct ksm_merge_range *)arg;
 		last_merged = fd;
 		/* Written whether it fails or not. */
@@ -230,6 +250,7 @@ static void test_merge(char *p)
 	fail_errno = EINTR;
 	check(fails_with(ksm_merge(p + 100, &merged), EINTR) && merged == 42,
 	      "ksm_merge() hands EINTR on, and what was merged");
+	check(!!strstr(ksm_hint(EINTR), "again"), "and ksm_hint() says to call it again");
 	fail_call = NONE;
 	check(fails_with(ksm_merge(p, &merged), EINVAL) && !merged,
 	      "ksm_merge() of no buffer is EINVAL");
@@ -316,6 +337,35 @@ static void test_fork(char *p)
 	check(fcntl(area, F_GETFD) >= 0 && !ksm_unshare(p), "the parent keeps its own");
 }
 
+/* The number of an area of ours is another file's by now. */
+static void test_closed(char *p)
+{
+	int before = count_fds(), areas[2], i, fds[2], status;
+	pid_t pid;
+
+	for (i = 0; i < 2; i++) {
+		ksm_share(p + i * 4096, 4096);
+		areas[i] = last_area;
+	}
+	if (pipe(fds) || dup2(fds[0], areas[0]) < 0 || dup2(fds[0], areas[1]) < 0)
+		abort();
+	fflush(stdout);
+	pid = fork();
+	if (!pid)
+		_exit(fcntl(areas[0], F_GETFD) < 0 || fcntl(areas[1], F_GETFD) < 0);
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		status = -1;
+	check(!status, "a child does not close a file that was opened in the place of an area");
+	check(fails_with(ksm_unshare(p), ENOTTY) && fails_with(ksm_unshare(p), EINVAL) &&
+	      fcntl(areas[0], F_GETFD) >= 0, "nor does ksm_unshare(), which forgets the buffer");
+	__real_close(fds[0]);
+	__real_close(fds[1]);
+	__real_close(areas[0]);
+	__real_close(areas[1]);
+	check(fails_with(ksm_unshare(p + 4096), EBADF) && count_fds() == before,
+	      "or there is none");
+}
+
 static void *churn(void *arg)
 {
 	char *p = arg;
@@ -368,6 +418,7 @@ int main(void)
 	test_pace();
 	test_fds(p);
 	test_fork(p);
+	test_closed(p);
 	test_threads(p);
 	return failures != 0;
 }

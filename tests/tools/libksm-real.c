@@ -42,7 +42,7 @@ int main(void)
 	size_t size = 1 << 20;
 	unsigned int percent = 0, threads = 0;
 	unsigned long long merged = 1;
-	int device, device_errno, i, hints = 1;
+	int device, device_errno, i, fds[2], hints = 1;
 	char *p;
 
 	p = (char *)mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -85,6 +85,14 @@ int main(void)
 		check(!ksm_share(p + 1, size - 2), "a buffer that is not aligned is registered");
 		check(!ksm_share(p, 4096), "the page it does not fill is free for another");
 		check(!ksm_unshare(p) && !ksm_unshare(p + 1), "both are removed");
+
+		ksm_share(p, size);
+		close_range(device, ~0U, 0);
+		check(!pipe(fds) && fails_with(ksm_unshare(p), ENOTTY) &&
+		      fcntl(fds[0], F_GETFD) >= 0 && fcntl(fds[1], F_GETFD) >= 0,
+		      "a file in the place of an area stays open");
+		ksm_share(p, size);
+		check(!ksm_unshare(p), "and the buffer may be registered again");
 	}
 
 	for (i = 0; i < 200; i++)

@@ -45,6 +45,17 @@ static void fork_parent(void)
 }
 
 /*
+ * A program that closes all its files, to become a daemon, closes ours, too, and the number may
+ * be another file's by now. Areas alone answer this, and it does nothing.
+ */
+static int is_area(int fd)
+{
+	struct ksm_merge_range none = { .size = 0 };
+
+	return ioctl(fd, KSM_MERGE_RANGE, &none) < 0 && errno == EINVAL;
+}
+
+/*
  * A registration names the memory of the process that made it. The child has
  * none: it only holds copies of the descriptors, which would keep the parent's
  * areas alive beyond the parent, and must not remove them in its name.
@@ -55,7 +66,8 @@ static void fork_child(void)
 
 	while ((b = buffers)) {
 		buffers = b->next;
-		close(b->area_fd);
+		if (is_area(b->area_fd))
+			close(b->area_fd);
 		free(b);
 	}
 	pthread_mutex_unlock(&buffers_lock);
@@ -225,7 +237,7 @@ err_unlock:
  *
  * Context: any thread; not from a signal handler.
  * Return: 0, or -1 with errno set: EINVAL no buffer at @addr is registered by
- * this process.
+ * this process; EBADF, ENOTTY the program has closed its file, and so it is registered no more.
  */
 EXPORT int ksm_unshare(void *addr)
 {
@@ -240,7 +252,9 @@ EXPORT int ksm_unshare(void *addr)
 		/* Closing is not enough: a child may hold a copy of the fd. */
 		if (ioctl(b->area_fd, KSM_REMOVE_MEMORY_REGION) < 0)
 			err = errno;
-		close(b->area_fd);
+		/* That number is somebody else's. */
+		if (err != EBADF && err != ENOTTY)
+			close(b->area_fd);
 		free(b);
 	} else {
 		err = EINVAL;
@@ -291,8 +305,8 @@ EXPORT int ksm_unmerge(void *addr)
  * spend its own time than wait for the kernel thread. Pages are found equal to
  * those in this buffer, and in others that were scanned before.
  *
- * Context: any thread; not from a signal handler. Other calls of this library wait
- * until it is done.
+ * Context: any thread; not from a signal handler. Other calls of this library, and
+ * fork(), wait until it is done.
  * Return: 0, or -1 with errno set: EINVAL no buffer at @addr is registered by
  * this process; EINTR a signal, call it again to go on; ENOMEM memory is short.
  */
@@ -404,6 +418,10 @@ EXPORT const char *ksm_hint(int err)
 	case EMFILE:
 	case ENFILE:
 		return "each buffer takes a file descriptor; register fewer, or raise ulimit -n";
+	case EAGAIN:
+		return "no thread could be started; end some, or raise ulimit -u";
+	case EINTR:
+		return "a signal came; call it again to go on";
 	default:
 		return "look for ksmdev in the kernel log (dmesg)";
 	}
