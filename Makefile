@@ -18,6 +18,7 @@
 #	make bench		against the kernel's ksmd (QUICK=1: in four minutes; KERNEL=)
 #	make static		the static checks alone
 #	make install		module, tools, udev rule, man pages, DKMS source
+#	make uninstall		all of that
 #	make clean
 #
 # The demos, the checks and bench install what they need through apt: scripts/setup.
@@ -177,9 +178,16 @@ install: all tools
 
 PHONY += uninstall
 uninstall:
+	@test ! -e $(DESTDIR)/var/lib/dkms/ksmdev/$(VERSION) || \
+		{ echo "DKMS needs its source. First: dkms remove ksmdev/$(VERSION) --all" >&2; exit 1; }
 	$(MAKE) -C tools uninstall
 	rm -rf $(DKMS_DIR)
-	rm -f $(DESTDIR)/lib/modules/*/updates/ksmdev.ko* $(DESTDIR)/lib/modules/*/extra/ksmdev.ko*
+	export PATH=$$PATH:/usr/sbin:/sbin; \
+	for module in $(DESTDIR)/lib/modules/*/updates/ksmdev.ko* $(DESTDIR)/lib/modules/*/extra/ksmdev.ko*; do \
+		test -e "$$module" || continue; \
+		kernel=$${module%/*/*}; \
+		rm "$$module" && depmod -b $(DESTDIR)/ -a "$${kernel##*/}" || exit 1; \
+	done
 
 PHONY += clean
 clean:
