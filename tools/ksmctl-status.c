@@ -30,7 +30,7 @@ enum unit {
 	UNIT_COUNT,
 	UNIT_PAGES,
 	UNIT_PAGES_OR_NO_LIMIT,	/* 0: no limit */
-	UNIT_PAGES_VISITED,	/* visits, not memory */
+	UNIT_PAGES_VISITED,	/* visits or such, not memory */
 	UNIT_BYTES,
 	UNIT_US,
 	UNIT_PERCENT_OR_FIXED,	/* 0: the pace is fixed */
@@ -73,7 +73,13 @@ static const struct row rows[NR_ROWS] = {
 	[ROW_MAX_KERNEL_PAGES] = { "max_kernel_pages", "kernel pages at most", UNIT_PAGES },
 	[ROW_PAGES_SCANNED] = { "pages_scanned", "visited", UNIT_PAGES_VISITED },
 	[ROW_PAGES_SKIPPED] = { "pages_skipped", "visited, not read", UNIT_PAGES_VISITED },
+	[ROW_PAGES_HASHED] = { "pages_hashed", "visited and read", UNIT_PAGES_VISITED },
 	[ROW_FULL_SCANS] = { "full_scans", "full scans", UNIT_COUNT },
+	[ROW_THP_SPLIT_THRESHOLD] = { "thp_split_threshold", "splits huge pages at",
+				      UNIT_PAGES_VISITED },
+	[ROW_THP_SPLITS] = { "thp_splits", "huge pages split", UNIT_COUNT },
+	[ROW_LONGEST_HOLD_US] = { "longest_hold_us", "longest hold of a lock", UNIT_US },
+	[ROW_HELD_US] = { "held_us", "all holds of locks", UNIT_US },
 };
 
 /* Parse what a sysfs file holds: one decimal number and the end of the line. */
