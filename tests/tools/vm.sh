@@ -189,7 +189,20 @@ test_fieldmap() {
 
 # Two simulations that know nothing of the driver, each with the same 24 MiB.
 test_preload() {
+	local pid status=0
 	run_tap "$ksmctl" run "$dir/preload-test"
+	run_tap "$ksmctl" run "$dir/preload-filter" no-scanner "$dir/preload-test" ranges
+	run_tap "$ksmctl" run --quiet "$dir/preload-test" few
+	wait_for regions 0
+	"$ksmctl" run --auto=1 -- "$dir/preload-filter" sandbox >"$tmp/out" 2>&1 &
+	pid=$!
+	wait_until pages_registered -ge 8192
+	values pages_registered >"$tmp/why"
+	[ "$(cat "$tmp/why")" -ge 8192 ]
+	ok 'preload, auto: what forbids itself all else shares 32 MiB' $?
+	kill $pid
+	wait $pid || status=$?
+	equal 'preload, auto: and is not killed by that' 143 "$status"
 	run_tap "$ksmctl" run --auto=1 "$dir/preload-test" auto
 	runs 'preload: the main thread may leave' 0 'the last words' '' "$ksmctl" run "$dir/preload-test" leave
 	wait_for regions 0
