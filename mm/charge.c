@@ -4,8 +4,10 @@
  *
  * A shared page is charged as any anonymous page is, to the cgroup of one of the processes that
  * map it, and the kernel takes the charge back when it frees the page. Never more than the
- * cgroup has room for: nothing is reclaimed, nobody killed.
+ * cgroup has room for: nothing is reclaimed, nobody killed. Only who gives copies back has room
+ * made for them, and nobody killed for that either.
  */
+#include "../include/charge.h"
 #include "internal.h"
 
 #ifdef CONFIG_MEMCG
@@ -90,7 +92,7 @@ int ksmdev_make_room(struct mem_cgroup *memcg)
 		return 0;
 	/* Of what is given back the CPU keeps a part charged. */
 	for (i = 0; i < 2 * ROOM; i++) {
-		page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_NORETRY | __GFP_NOWARN);
+		page = alloc_page(GFP_TENANT);
 		if (!page)
 			break;
 		list_add(&page->lru, &pages);
