@@ -30,24 +30,6 @@ static long fn_become(long uid, long unused, long unused2, long unused3)
 	return ksm_become(uid);
 }
 
-static long fn_unmerge(long area, long unused, long unused2, long unused3)
-{
-	(void)unused;
-	(void)unused2;
-	(void)unused3;
-	return ksm_unmerge(area);
-}
-
-/* How many pages were merged, or -errno. */
-static long fn_merge_range(long area, long addr, long npages, long unused)
-{
-	uint64_t merged = 0;
-	int err = ksm_merge_range(area, (void *)addr, npages, &merged);
-
-	(void)unused;
-	return err ?: (long)merged;
-}
-
 /* A page in each page table. */
 static long fn_fill_apart(long addr, long ntables, long unused, long unused2)
 {
@@ -192,21 +174,21 @@ TEST_F(numbers, one_users_tables)
 			   n * KSM_HUGE_PAGES);
 	ASSERT_LE(0, area[0]);
 	ksm_call(&self->c[0], fn_fill_apart, self->apart, n, 0);
-	EXPECT_EQ(ksm_call(&self->c[0], fn_merge_range, area[0], self->apart,
+	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_merge_range, area[0], self->apart,
 			   n * KSM_HUGE_PAGES), -ENOMEM);
 	ksm_passes(&self->k, 1);
-	EXPECT_EQ(ksm_call(&self->c[0], fn_merge_range, area[0], self->apart,
+	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_merge_range, area[0], self->apart,
 			   TABLES / 4 * KSM_HUGE_PAGES), 0);
 
 	ksm_call(&self->c[1], ksm_fn_fill, self->mem, 32, 1);
 	ksm_call(&self->c[1], ksm_fn_fill, self->mem + 32 * PGSZ, 32, 1);
 	area[1] = ksm_call(&self->c[1], ksm_fn_area_register, self->k.dev, self->mem, 64);
 	ASSERT_LE(0, area[1]);
-	EXPECT_EQ(ksm_call(&self->c[1], fn_merge_range, area[1], self->mem, 64), 64);
+	EXPECT_EQ(ksm_call(&self->c[1], ksm_fn_merge_range, area[1], self->mem, 64), 64);
 
 	/* With room there is nothing that was lost. */
 	ASSERT_EQ(ksm_write_file(PARAM, self->old), 0);
-	EXPECT_EQ(ksm_call(&self->c[0], fn_merge_range, area[0], self->apart,
+	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_merge_range, area[0], self->apart,
 			   n * KSM_HUGE_PAGES), 0);
 	/* And numbers come back. */
 	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_close, area[0], 0, 0), 0);
@@ -215,7 +197,7 @@ TEST_F(numbers, one_users_tables)
 	ksm_call(&self->c[0], ksm_fn_fill, self->mem + 32 * PGSZ, 32, 2);
 	area[0] = ksm_call(&self->c[0], ksm_fn_area_register, self->k.dev, self->mem, 64);
 	ASSERT_LE(0, area[0]);
-	EXPECT_EQ(ksm_call(&self->c[0], fn_merge_range, area[0], self->mem, 64), 64);
+	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_merge_range, area[0], self->mem, 64), 64);
 }
 
 /* ---- a full cgroup ---- */
@@ -261,7 +243,7 @@ TEST_F(full, unmerge_is_told)
 	ASSERT_EQ(merged, N);
 	ksm_cgroup_write(GROUP, "memory.max",
 			 ksm_cgroup_read(GROUP, "memory.current", NULL) + N / 2 * PGSZ);
-	EXPECT_EQ(ksm_call(&self->c[0], fn_unmerge, area[0], 0, 0), -ENOMEM);
+	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_unmerge, area[0], 0, 0), -ENOMEM);
 	EXPECT_EQ(ksm_cgroup_read(GROUP, "memory.events", "oom_kill"), 0);
 	EXPECT_EQ(ksm_cgroup_read(GROUP, "memory.events", "oom"), 0);
 	/* What there was room for was done. */
@@ -273,7 +255,7 @@ TEST_F(full, unmerge_is_told)
 		EXPECT_EQ(ksm_call(&self->c[i], ksm_fn_wrong, self->mem, N, 1), 0);
 	/* And it may be repeated. */
 	ksm_cgroup_write(GROUP, "memory.max", -1);
-	EXPECT_EQ(ksm_call(&self->c[0], fn_unmerge, area[0], 0, 0), 0);
+	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_unmerge, area[0], 0, 0), 0);
 	EXPECT_EQ(ksm_same_frames(self->c[0].pid, self->mem, self->c[1].pid, self->mem, N), 0);
 }
 
@@ -300,9 +282,9 @@ TEST_F(full, merge_range_is_told)
 	area = ksm_call(c, ksm_fn_area_register, self->k.dev, apart, npages);
 	ASSERT_LE(0, area);
 	ksm_cgroup_write(GROUP, "memory.max", ksm_cgroup_read(GROUP, "memory.current", NULL));
-	EXPECT_EQ(ksm_call(c, fn_merge_range, area, apart, npages), -ENOMEM);
+	EXPECT_EQ(ksm_call(c, ksm_fn_merge_range, area, apart, npages), -ENOMEM);
 	ksm_cgroup_write(GROUP, "memory.max", -1);
-	EXPECT_EQ(ksm_call(c, fn_merge_range, area, apart, npages), 0);
+	EXPECT_EQ(ksm_call(c, ksm_fn_merge_range, area, apart, npages), 0);
 }
 
 TEST_HARNESS_MAIN

@@ -57,16 +57,6 @@ static long fn_scan(long scan, long pages, long unused, long unused2)
 	return ksm_scan(scan, pages);
 }
 
-/* How many pages were merged, or -errno. */
-static long fn_merge_range(long area, long addr, long npages, long unused)
-{
-	uint64_t merged;
-	int err = ksm_merge_range(area, (void *)addr, npages, &merged);
-
-	(void)unused;
-	return err ?: (long)merged;
-}
-
 FIXTURE_SETUP(domains)
 {
 	ksm_begin(&self->users.k);
@@ -126,7 +116,7 @@ static long merge_each(struct users *users, struct ksm_child *c, long area)
 	long sum = 0;
 
 	for (int page = 0; page < N; page++) {
-		long merged = ksm_call(c, fn_merge_range, area, users->mem + page * PGSZ, 1);
+		long merged = ksm_call(c, ksm_fn_merge_range, area, users->mem + page * PGSZ, 1);
 
 		if (merged < 0)
 			ksm_die("KSM_MERGE_RANGE: %ld", merged);

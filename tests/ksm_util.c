@@ -1291,6 +1291,23 @@ long ksm_fn_register(long area, long addr, long npages, long unused)
 	return ksm_register(area, (void *)addr, npages);
 }
 
+long ksm_fn_merge_range(long area, long addr, long npages, long unused)
+{
+	uint64_t merged = 0;
+	long ret = ksm_merge_range(area, (void *)addr, npages, &merged);
+
+	(void)unused;
+	return ret ? ret : (long)merged;
+}
+
+long ksm_fn_unmerge(long area, long unused, long unused2, long unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	return ksm_unmerge(area);
+}
+
 long ksm_fn_area_register(long dev, long addr, long npages, long unused)
 {
 	int area = ioctl(dev, KSM_CREATE_SHARED_MEMORY_AREA), ret;

@@ -321,6 +321,9 @@ long ksm_fn_wrong_zero(long addr, long npages, long unused, long unused2);
 long ksm_fn_register(long area, long addr, long npages, long unused);
 /* (dev, addr, npages): makes an area of its own; returns its fd. */
 long ksm_fn_area_register(long dev, long addr, long npages, long unused);
+/* How many pages were merged, or -errno. */
+long ksm_fn_merge_range(long area, long addr, long npages, long unused);
+long ksm_fn_unmerge(long area, long unused, long unused2, long unused3);
 long ksm_fn_close(long fd, long unused, long unused2, long unused3);
 
 #endif /* KSM_UTIL_H */

@@ -50,23 +50,6 @@ static long long key_of(const char *path, const char *key)
 	return value;
 }
 
-static long fn_unmerge(long area, long unused, long unused2, long unused3)
-{
-	(void)unused;
-	(void)unused2;
-	(void)unused3;
-	return ksm_unmerge(area);
-}
-
-static long fn_merge(long area, long addr, long npages, long unused)
-{
-	uint64_t merged;
-	int ret = ksm_merge_range(area, (void *)addr, npages, &merged);
-
-	(void)unused;
-	return ret ? ret : (long)merged;
-}
-
 /* ---- KSM_UNMERGE, while it is at work ---- */
 
 FIXTURE(unmerge)
@@ -87,7 +70,7 @@ FIXTURE_SETUP(unmerge)
 	ksm_call(&self->c, ksm_fn_fill, self->mem, N, 1);
 	ksm_call(&self->c, ksm_fn_fill, self->mem + N * PGSZ, N, 1);
 	ASSERT_EQ(0, ksm_call(&self->c, ksm_fn_register, self->area, self->mem, 2 * N));
-	ASSERT_LT(0, ksm_call(&self->c, fn_merge, self->area, self->mem, 2 * N));
+	ASSERT_LT(0, ksm_call(&self->c, ksm_fn_merge_range, self->area, self->mem, 2 * N));
 	ASSERT_LT(N - 16, ksm_stat("pages_sharing"));
 }
 
@@ -103,7 +86,7 @@ static bool begin_unmerge(struct ksm_child *c, int area)
 	long long sharing = ksm_stat("pages_sharing");
 	double end = ksm_now() + HANGS;
 
-	ksm_call_start(c, fn_unmerge, area, 0, 0, 0);
+	ksm_call_start(c, ksm_fn_unmerge, area, 0, 0, 0);
 	while (ksm_stat("pages_sharing") > sharing - 64)
 		if (ksm_now() > end)
 			return false;

@@ -35,14 +35,6 @@ static long fn_advise(long addr, long npages, long advice, long unused)
 	return madvise((void *)addr, npages * PGSZ, advice) ? -errno : 0;
 }
 
-static long fn_unmerge(long area, long unused, long unused2, long unused3)
-{
-	(void)unused;
-	(void)unused2;
-	(void)unused3;
-	return ksm_unmerge(area);
-}
-
 /* The kernel tells who maps a bad page; ignored, that would kill. */
 static void told(int signal)
 {
@@ -154,7 +146,7 @@ TEST_F(poison, unmerge)
 	uint64_t before[N];
 
 	ksm_pfns(self->c[0].pid, self->mem, N, before);
-	ksm_call(&self->c[0], fn_unmerge, self->area[0], 0, 0);
+	ksm_call(&self->c[0], ksm_fn_unmerge, self->area[0], 0, 0);
 	EXPECT_EQ(ksm_moved(self->c[0].pid, ksm_page(self->mem, 1), N - 1, before + 1), N - 1);
 	EXPECT_EQ(ksm_same_frames(self->c[0].pid, ksm_page(self->mem, 1), self->c[1].pid,
 				  ksm_page(self->mem, 1), N - 1), 0);

@@ -166,16 +166,6 @@ TEST_F(device, outside_of_regions)
 	close(other);
 }
 
-/* Returns 0 or -errno, or that and what was merged. */
-static long fn_merge(long area, long addr, long npages, long unused)
-{
-	uint64_t merged = 0;
-	long ret = ksm_merge_range(area, (void *)addr, npages, &merged);
-
-	(void)unused;
-	return ret ?: (long)merged;
-}
-
 TEST_F(device, other_processes)
 {
 	const size_t n = 300;
@@ -187,13 +177,13 @@ TEST_F(device, other_processes)
 	ksm_call(&c, ksm_fn_fill, mem, n, 1);
 	/* The child's region in our area is not ours to merge by our addresses. */
 	ASSERT_EQ(0, ksm_call(&c, ksm_fn_register, self->area, mem, n));
-	EXPECT_EQ(-ENOENT, fn_merge(self->area, (long)mem, n, 0));
-	EXPECT_EQ(0, ksm_call(&c, fn_merge, self->area, mem, n));
+	EXPECT_EQ(-ENOENT, ksm_fn_merge_range(self->area, (long)mem, n, 0));
+	EXPECT_EQ(0, ksm_call(&c, ksm_fn_merge_range, self->area, mem, n));
 	/* Ours goes to the child's pages, which are known by now, and not the reverse. */
 	ASSERT_EQ(0, ksm_register(self->area, mem, n));
-	EXPECT_EQ((long)n, fn_merge(self->area, (long)mem, n, 0));
+	EXPECT_EQ((long)n, ksm_fn_merge_range(self->area, (long)mem, n, 0));
 	EXPECT_EQ(n, ksm_same_frames(0, mem, c.pid, mem, n));
-	EXPECT_EQ(0, ksm_call(&c, fn_merge, self->area, mem, n));
+	EXPECT_EQ(0, ksm_call(&c, ksm_fn_merge_range, self->area, mem, n));
 	EXPECT_EQ(0, ksm_call(&c, ksm_fn_wrong, mem, n, 1));
 	EXPECT_EQ(0, ksm_wrong(mem, n, 1));
 	EXPECT_EQ(0, ksm_end(&c));
@@ -210,16 +200,16 @@ TEST_F(device, after_fork)
 	ksm_fill(mem + n * PGSZ, n, 1);
 	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
 	ksm_spawn(&c);
-	EXPECT_EQ(-ENOENT, ksm_call(&c, fn_merge, self->area, mem, 2 * n));
+	EXPECT_EQ(-ENOENT, ksm_call(&c, ksm_fn_merge_range, self->area, mem, 2 * n));
 	EXPECT_EQ(0, ksm_call(&c, ksm_fn_wrong, mem, n, 1));
 	/* Its own copies, so that the parent's have one mapping again. */
 	ksm_call(&c, ksm_fn_fill, mem, 2 * n, 5);
-	EXPECT_EQ((long)(2 * n), fn_merge(self->area, (long)mem, 2 * n, 0));
+	EXPECT_EQ((long)(2 * n), ksm_fn_merge_range(self->area, (long)mem, 2 * n, 0));
 	EXPECT_EQ(n, ksm_same_frames(0, mem, 0, mem + n * PGSZ, n));
 	/* Who registers may merge, by the area it was left. */
 	ASSERT_EQ(0, ksm_call(&c, ksm_fn_register, self->area, mem, 2 * n));
 	ksm_call(&c, ksm_fn_fill, mem, n, 1);
-	EXPECT_EQ((long)n, ksm_call(&c, fn_merge, self->area, mem, 2 * n));
+	EXPECT_EQ((long)n, ksm_call(&c, ksm_fn_merge_range, self->area, mem, 2 * n));
 	EXPECT_EQ(n, ksm_same_frames(0, mem, c.pid, mem, n));
 	EXPECT_EQ(0, ksm_call(&c, ksm_fn_wrong, mem, n, 1));
 	EXPECT_EQ(0, ksm_wrong(mem, n, 1));
@@ -324,7 +314,7 @@ TEST_F(device, among_others)
 	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 1000));
 	for (int round = 0; round < 10; round++) {
 		for (int i = 0; i < 3; i++)
-			ksm_call_start(&c[i], fn_merge, self->area, (long)mem, n, 0);
+			ksm_call_start(&c[i], ksm_fn_merge_range, self->area, (long)mem, n, 0);
 		for (int i = 0; i < 3; i++) {
 			merged = ksm_call_finish(&c[i]);
 			EXPECT_LE(0, merged);
@@ -338,7 +328,7 @@ TEST_F(device, among_others)
 	ASSERT_EQ(0, ksm_stop(self->k.dev));
 	/* Twice: whose page was somebody's partner too late merges it when he asks again. */
 	for (int i = 0; i < 6; i++)
-		EXPECT_LE(0, ksm_call(&c[i % 3], fn_merge, self->area, mem, n));
+		EXPECT_LE(0, ksm_call(&c[i % 3], ksm_fn_merge_range, self->area, mem, n));
 	EXPECT_EQ(n, ksm_same_frames(c[0].pid, mem, c[1].pid, mem, n));
 	EXPECT_EQ(n, ksm_same_frames(c[0].pid, mem, c[2].pid, mem, n));
 	for (int i = 0; i < 3; i++)

@@ -92,14 +92,6 @@ static long fn_merge(long area, long addr, long npages, long unused)
 	return ksm_merge_range(area, (void *)addr, npages, &merged);
 }
 
-static long fn_unmerge(long area, long unused, long unused2, long unused3)
-{
-	(void)unused;
-	(void)unused2;
-	(void)unused3;
-	return ksm_unmerge(area);
-}
-
 /* Until told to stop, the calls that walk much memory; a suspend may end them early. */
 static long fn_walk(long area, long addr, long npages, long stop)
 {
@@ -145,7 +137,7 @@ TEST_F_TIMEOUT(device, long_calls, 1200)
 	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_test", "freezer"));
 	ksm_call_start(&walker, fn_walk, area, (long)more, n, (long)stop);
 	sharing = ksm_stat("pages_sharing");
-	ksm_call_start(&c, fn_unmerge, self->area, 0, 0, 0);
+	ksm_call_start(&c, ksm_fn_unmerge, self->area, 0, 0, 0);
 	while (ksm_stat("pages_sharing") > sharing - 64)
 		;
 	EXPECT_EQ(0, ksm_write_file("/sys/power/state", "freeze"));
