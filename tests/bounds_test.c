@@ -30,6 +30,13 @@ static long fn_become(long uid, long unused, long unused2, long unused3)
 	return ksm_become(uid);
 }
 
+static long fn_scan(long scan, long npages, long unused, long unused2)
+{
+	(void)unused;
+	(void)unused2;
+	return ksm_scan(scan, npages);
+}
+
 /* A page in each page table. */
 static long fn_fill_apart(long addr, long ntables, long unused, long unused2)
 {
@@ -226,6 +233,68 @@ FIXTURE_TEARDOWN(full)
 		ksm_end(&self->c[i]);
 	ksm_finish(&self->k);
 	ksm_cgroup_remove(GROUP);
+}
+
+/* Shared pages are charged to the group: where it has no room, nobody is killed for having asked. */
+TEST_F(full, nobody_is_killed_for_sharing)
+{
+	long area[2], merged;
+
+	for (int i = 0; i < 2; i++) {
+		ksm_call(&self->c[i], ksm_fn_fill, self->mem, N, 1);
+		area[i] = ksm_call(&self->c[i], ksm_fn_area_register, self->k.dev, self->mem, N);
+		ASSERT_LE(0, area[i]);
+	}
+	ksm_cgroup_write(GROUP, "memory.swap.max", 0);
+	ksm_cgroup_write(GROUP, "memory.max", ksm_cgroup_read(GROUP, "memory.current", NULL));
+	/* For tables and for shared pages: the kernel thread, and tasks of the group itself. */
+	ASSERT_EQ(ksm_start(self->k.dev, 5000, 0, 20), 0);
+	EXPECT_TRUE(ksm_wait_more("full_scans", 4, KSM_PATIENCE));
+	ASSERT_EQ(ksm_stop(self->k.dev), 0);
+	EXPECT_EQ(ksm_call(&self->c[0], fn_scan, self->k.scan, 8 * N, 0), 0);
+	merged = ksm_call(&self->c[1], ksm_fn_merge_range, area[1], self->mem, N);
+	TH_LOG("KSM_MERGE_RANGE says %ld", merged);
+	EXPECT_EQ(ksm_cgroup_read(GROUP, "memory.events", "oom"), 0);
+	EXPECT_EQ(ksm_cgroup_read(GROUP, "memory.events", "oom_kill"), 0);
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(ksm_call(&self->c[i], ksm_fn_wrong, self->mem, N, 1), 0);
+	/* It was for lack of room. */
+	ksm_cgroup_write(GROUP, "memory.max", -1);
+	ksm_merge_held(&self->k);
+	EXPECT_EQ(ksm_same_frames(self->c[0].pid, self->mem, self->c[1].pid, self->mem, N), N);
+}
+
+/* A group pays for the tables of its own memory, in proportion; the index is everybody's. */
+TEST_F(full, index_is_nobodys)
+{
+	const long npages = (128L << 20) / PGSZ, bytes = 16 * 2 * npages + (256 << 10);
+	char *mem = ksm_mmap(npages);
+	long before, after, all;
+
+	ASSERT_EQ(madvise(mem, npages * PGSZ, MADV_NOHUGEPAGE), 0);
+	for (int i = 0; i < 2; i++) {
+		struct ksm_child *c = &self->c[i];
+
+		ksm_end(c);
+		ksm_spawn(c);
+		ksm_cgroup_write(GROUP, "cgroup.procs", c->pid);
+		ksm_call(c, ksm_fn_fill, mem, npages, 1);
+		ASSERT_LE(0, ksm_call(c, ksm_fn_area_register, self->k.dev, mem, npages));
+	}
+	before = ksm_cgroup_read(GROUP, "memory.stat", "kernel");
+	/* It is the one who scans, too. */
+	for (int pass = 0; pass < 4; pass++)
+		ASSERT_EQ(ksm_call(&self->c[0], fn_scan, self->k.scan, 2 * npages, 0), 0);
+	EXPECT_LE(npages / 100 * 99, (long)ksm_same_frames(self->c[0].pid, mem, self->c[1].pid, mem,
+							   npages));
+	/* The kernel adds it up now and then. */
+	sleep(3);
+	after = ksm_cgroup_read(GROUP, "memory.stat", "kernel");
+	all = ksm_stat("metadata_bytes");
+	TH_LOG("%ld pages of %ld processes: metadata_bytes %ld, of which the group pays %ld", npages,
+	       2L, all, after - before);
+	EXPECT_LE(after - before, bytes);
+	EXPECT_LT(after - before, all);
 }
 
 /* Copies for all take twice the memory that there is room for. */
