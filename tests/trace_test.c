@@ -5,6 +5,8 @@
  * What an event claims is compared with pagemap: the frame that a merge names
  * must be the one that is mapped at the address that it names.
  *
+ * And the kernel's own functions say how often they were called on our behalf.
+ *
  * Enabling a tracepoint has the kernel patch its text (the scheduler's, too: it traces the names
  * of tasks), so tests/suite gives this a VM where that is safe.
  */
@@ -314,6 +316,95 @@ TEST_F(trace, a_round_of_several_threads)
 		EXPECT_EQ(pages < threads ? pages : threads, (unsigned int)scans);
 		ASSERT_EQ(0, ksm_stop(self->k.dev));
 	}
+}
+
+/* ---- what the kernel does for us ---- */
+
+#define USERS	3
+#define SECONDS	5
+
+static long fn_become_scanner(long uid, long dev, long mem, long npages)
+{
+	long err = ksm_become(uid), area;
+
+	if (err)
+		return err;
+	area = ksm_fn_area_register(dev, mem, npages, 0);
+	return area < 0 ? area : ioctl(dev, KSM_CREATE_SCAN);
+}
+
+/* Pages that were just written are what it is done for. */
+static long fn_write_and_scan(long scan, long mem, long npages, long seconds)
+{
+	double end = ksm_now() + seconds;
+	long n = 0;
+
+	while (ksm_now() < end) {
+		madvise((void *)mem, npages * PGSZ, MADV_DONTNEED);
+		ksm_fill((void *)mem, npages / 2, n);
+		ksm_fill((char *)mem + npages / 2 * PGSZ, npages / 2, n);
+		if (ksm_scan(scan, 4 * npages))
+			return -errno;
+		n++;
+	}
+	return n;
+}
+
+/* How often a function of the kernel was called, as a kprobe of our own says. */
+static int calls(const char *function)
+{
+	char line[512];
+	int n = 0;
+	FILE *f = fopen(INSTANCE "/trace", "re");
+
+	if (!f)
+		ksm_die("cannot open " INSTANCE "/trace: %s", strerror(errno));
+	while (fgets(line, sizeof(line), f))
+		n += line[0] != '#' && strstr(line, function);
+	fclose(f);
+	return n;
+}
+
+/*
+ * All CPUs put back what they hold once a second at most, whoever has a use for it, and however
+ * many they are: users who scan their own memory, and the kernel thread.
+ */
+TEST_F_TIMEOUT(trace, drains_of_all_cpus, 120)
+{
+	const size_t n = 64;
+	char *mem = ksm_mmap(n);
+	struct ksm_child c[USERS];
+	long scan[USERS];
+	double took;
+	int drains;
+
+	/* What we see is not of our making alone, so nothing else is there to see. */
+	ASSERT_EQ(0, ksm_write_file(INSTANCE "/events/ksmdev/enable", "0"));
+	if (ksm_write_file(TRACING "/kprobe_events", "p:ksmdev_test/drain lru_add_drain_all"))
+		SKIP(return, "this kernel has no kprobe events");
+	ASSERT_EQ(0, ksm_write_file(INSTANCE "/events/ksmdev_test/drain/enable", "1"));
+	read_events(self->events);
+	for (int i = 0; i < USERS; i++) {
+		ksm_spawn(&c[i]);
+		scan[i] = ksm_call4(&c[i], fn_become_scanner, 1000 + i, self->k.dev, (long)mem, n);
+		ASSERT_LE(0, scan[i]);
+	}
+	ASSERT_EQ(0, ksm_start(self->k.dev, 5000, 0, 0));
+	took = ksm_now();
+	for (int i = 0; i < USERS; i++)
+		ksm_call_start(&c[i], fn_write_and_scan, scan[i], (long)mem, n, SECONDS);
+	for (int i = 0; i < USERS; i++)
+		EXPECT_LT(0, ksm_call_finish(&c[i]));
+	ASSERT_EQ(0, ksm_stop(self->k.dev));
+	took = ksm_now() - took;
+	drains = calls("lru_add_drain_all");
+	TH_LOG("%d in %.1f s", drains, took);
+	EXPECT_LT(0, drains);
+	EXPECT_GE(took + 1, drains);
+	for (int i = 0; i < USERS; i++)
+		ksm_end(&c[i]);
+	EXPECT_EQ(0, ksm_write_file(INSTANCE "/events/ksmdev_test/drain/enable", "0"));
+	EXPECT_EQ(0, ksm_write_file(TRACING "/kprobe_events", "-:ksmdev_test/drain"));
 }
 
 TEST_HARNESS_MAIN
