@@ -42,18 +42,25 @@ static inline long ksm_cgroup_read(const char *group, const char *file, const ch
 	return value;
 }
 
-/* -1 is "max". */
-static inline void ksm_cgroup_write(const char *group, const char *file, long value)
+static inline void ksm_cgroup_write_text(const char *group, const char *file, const char *text)
 {
-	char path[128], text[32] = "max";
+	char path[128];
 	int err;
 
 	snprintf(path, sizeof(path), KSM_CGROUPS "/%s/%s", group, file);
-	if (value >= 0)
-		snprintf(text, sizeof(text), "%ld", value);
 	err = ksm_write_file(path, text);
 	if (err)
 		ksm_die("cannot write %s to %s: %s", text, path, strerror(-err));
+}
+
+/* -1 is "max". */
+static inline void ksm_cgroup_write(const char *group, const char *file, long value)
+{
+	char text[32] = "max";
+
+	if (value >= 0)
+		snprintf(text, sizeof(text), "%ld", value);
+	ksm_cgroup_write_text(group, file, text);
 }
 
 /* What is charged still keeps a group of an earlier test, out of sight. */
@@ -62,6 +69,7 @@ static inline void ksm_cgroup_make(const char *group)
 	char path[128];
 
 	ksm_write_file(KSM_CGROUPS "/cgroup.subtree_control", "+memory");
+	ksm_write_file(KSM_CGROUPS "/cgroup.subtree_control", "+cpu");
 	snprintf(path, sizeof(path), KSM_CGROUPS "/%s", group);
 	rmdir(path);
 	if (mkdir(path, 0755))

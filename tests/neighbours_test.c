@@ -5,7 +5,6 @@
  * Tenants are memory cgroups, whose processes may be killed as any other's: what is merged, or
  * given back, must not be what has them killed, put to sleep, or left out.
  */
-#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -206,85 +205,6 @@ TEST_F(tenants, last_one_in_a_full_group)
 	EXPECT_EQ(0, ksm_call(a, ksm_fn_wrong, mem, n, 1));
 	EXPECT_EQ(0, ksm_wrong(own, few, 2));
 	close(area);
-}
-
-/* A group beyond its memory.high puts nobody to sleep but itself. */
-TEST_F(tenants, one_is_over_its_high_limit)
-{
-	const size_t n = PAGES(16);
-	char *mem = ksm_mmap(n);
-	struct ksm_child *a, *b;
-	double end;
-
-	TENANT(GROUP, mem, n, 1);
-	TENANT(GROUP, mem, n, 1);
-	ksm_cgroup_write(GROUP, "memory.swap.max", 0);
-	ksm_cgroup_write(GROUP, "memory.high", 8 * MIB);
-	a = TENANT(OTHER, mem, n, 2);
-	b = TENANT(OTHER, mem, n, 2);
-	ASSERT_EQ(0, ksm_start(self->k.dev, 5000, 0, 20));
-	end = ksm_now() + KSM_PATIENCE;
-	while (ksm_same_frames(a->pid, mem, b->pid, mem, n) < n && ksm_now() < end)
-		usleep(100000);
-	EXPECT_EQ(n, ksm_same_frames(a->pid, mem, b->pid, mem, n));
-	/* And the kernel thread stops at once. */
-	end = ksm_now();
-	ASSERT_EQ(0, ksm_stop(self->k.dev));
-	TH_LOG("stopped after %.3f s", ksm_now() - end);
-	EXPECT_EQ(0, ksm_cgroup_read(OTHER, "memory.events", "high"));
-}
-
-static _Atomic bool busy_stop;
-
-static void *busy_main(void *arg)
-{
-	(void)arg;
-	while (!busy_stop) {
-		char *p = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			       -1, 0);
-
-		if (p == MAP_FAILED)
-			break;
-		p[0] = p[MIB - PGSZ] = 1;
-		munmap(p, MIB);
-	}
-	return NULL;
-}
-
-static long fn_busy(long threads, long unused, long unused2, long unused3)
-{
-	pthread_t id;
-
-	(void)unused;
-	(void)unused2;
-	(void)unused3;
-	while (threads--)
-		if (pthread_create(&id, NULL, busy_main, NULL))
-			return -errno;
-	return 0;
-}
-
-/* Threads that take the mmap lock in turns, so that it is never free, are waited for. */
-TEST_F(tenants, one_maps_and_unmaps_all_the_time)
-{
-	const size_t n = PAGES(8);
-	char *mem = ksm_mmap(n);
-	struct ksm_child *a = TENANT(NULL, mem, n, 1), *b = TENANT(NULL, mem, n, 1);
-	double begin, end;
-	size_t same;
-
-	ASSERT_EQ(0, ksm_call(b, fn_busy, 4, 0, 0));
-	begin = ksm_now();
-	end = begin + KSM_PATIENCE;
-	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 20, 1));
-	ASSERT_EQ(0, ksm_start(self->k.dev, 100, 0, 20));
-	do {
-		usleep(200000);
-		same = ksm_same_frames(a->pid, mem, b->pid, mem, n);
-	} while (same < n && ksm_now() < end);
-	TH_LOG("%zu of %zu shared after %.1f s", same, n, ksm_now() - begin);
-	EXPECT_EQ(n, same);
-	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 1));
 }
 
 TEST_HARNESS_MAIN

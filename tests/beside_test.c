@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * beside_test.c - how long sharing takes beside a tenant in trouble
+ *
+ * A tenant is a memory cgroup. One is over a limit of its own, or its tasks do not get to run while
+ * they hold whatever they hold; others share meanwhile, and kksmd is retuned and stopped. And a
+ * process whose mmap lock is never free is shared nevertheless.
+ *
+ * Each time is told beside that of the control, which is the same without the trouble, in the same
+ * run. None is judged: what must happen happens within KSM_PATIENCE, or does not. The lines with
+ * "beside:" are what make check-neighbours prints in the end.
+ */
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include "ksm_cgroup.h"
+#include "ksm_harness.h"
+
+#define MIB		(1UL << 20)
+#define PAGES(mib)	((mib) * MIB / PGSZ)
+#define N		PAGES(8)
+
+#define TROUBLE		"ksm-trouble"
+#define OTHER		"ksm-other"
+
+/* With the control as often, and in turns; one is enough to see that all get what they want. */
+#define ROUNDS		5
+
+static double longest(double a, double b)
+{
+	return a > b ? a : b;
+}
+
+/* A process in a group, or in none, with memory that it has filled and registered. */
+static void tenant(const struct ksm *k, struct ksm_child *c, const char *group, char *mem, int seed)
+{
+	ksm_spawn(c);
+	if (group)
+		ksm_cgroup_write(group, "cgroup.procs", c->pid);
+	ksm_call(c, ksm_fn_fill, mem, N, seed);
+	if (ksm_call(c, ksm_fn_area_register, k->dev, mem, N) < 0)
+		ksm_die("a tenant cannot register its memory");
+}
+
+/* Seconds until kksmd has all of it shared by the two; more than KSM_PATIENCE if it does not. */
+static double share(const struct ksm *k, struct ksm_child *c, const char *mem)
+{
+	double begin = ksm_now(), took;
+
+	if (ksm_start(k->dev, 5000, 0, 20))
+		ksm_die("kksmd does not start");
+	do {
+		usleep(10000);
+		took = ksm_now() - begin;
+	} while (ksm_same_frames(c[0].pid, mem, c[1].pid, mem, N) < N && took <= KSM_PATIENCE);
+	return took;
+}
+
+static void *map_main(void *arg)
+{
+	for (;;) {
+		char *p = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			       -1, 0);
+
+		if (p == MAP_FAILED)
+			continue;
+		p[0] = p[MIB - PGSZ] = 1;
+		munmap(p, MIB);
+	}
+	return arg;
+}
+
+static void *burn_main(void *arg)
+{
+	for (volatile unsigned long i = 0;; i++)
+		;
+	return arg;
+}
+
+/* Threads that map and unmap for ever, so that the mmap lock is never free; others that burn CPU. */
+static long fn_busy(long mapping, long burning, long unused, long unused2)
+{
+	pthread_t id;
+
+	(void)unused;
+	(void)unused2;
+	while (mapping--)
+		if (pthread_create(&id, NULL, map_main, NULL))
+			return -errno;
+	while (burning--)
+		if (pthread_create(&id, NULL, burn_main, NULL))
+			return -errno;
+	return 0;
+}
+
+/* ---- others share beside it ---- */
+
+static bool has_cpu_controller(void)
+{
+	return !access(KSM_CGROUPS "/" TROUBLE "/cpu.max", F_OK);
+}
+
+/* It may hold a page more than it has, and goes on asking for some. */
+static void over_high(struct ksm_child *c)
+{
+	ksm_cgroup_write(TROUBLE, "memory.high",
+			 ksm_cgroup_read(TROUBLE, "memory.current", NULL) / 4);
+	ksm_call(c, fn_busy, 1, 0, 0);
+}
+
+static void at_max(struct ksm_child *c)
+{
+	(void)c;
+	ksm_cgroup_write(TROUBLE, "memory.max",
+			 ksm_cgroup_read(TROUBLE, "memory.current", NULL));
+}
+
+/* Fifty are waiting for a thousandth of a CPU, some of them with a lock held. */
+static void throttled(struct ksm_child *c)
+{
+	ksm_call(c, fn_busy, 4, 50, 0);
+	usleep(100000);
+	ksm_cgroup_write_text(TROUBLE, "cpu.max", "1000 1000000");
+}
+
+static void frozen(struct ksm_child *c)
+{
+	ksm_call(c, fn_busy, 4, 0, 0);
+	usleep(100000);
+	ksm_cgroup_write(TROUBLE, "cgroup.freeze", 1);
+}
+
+/* Whatever it was. */
+static void no_trouble(void)
+{
+	ksm_cgroup_write(TROUBLE, "memory.high", -1);
+	ksm_cgroup_write(TROUBLE, "memory.max", -1);
+	ksm_cgroup_write(TROUBLE, "cgroup.freeze", 0);
+	if (has_cpu_controller())
+		ksm_cgroup_write_text(TROUBLE, "cpu.max", "max");
+}
+
+FIXTURE(beside)
+{
+	struct ksm k;
+	struct ksm_child trouble[2], other[2];
+	char *mem;
+};
+
+FIXTURE_VARIANT(beside)
+{
+	const char *name;
+	void (*begin)(struct ksm_child *c);
+	bool cpu;
+};
+
+FIXTURE_VARIANT_ADD(beside, high) { .name = "over memory.high", .begin = over_high };
+FIXTURE_VARIANT_ADD(beside, max) { .name = "at memory.max", .begin = at_max };
+FIXTURE_VARIANT_ADD(beside, throttled) { .name = "throttled", .begin = throttled, .cpu = true };
+FIXTURE_VARIANT_ADD(beside, frozen) { .name = "frozen", .begin = frozen };
+
+FIXTURE_SETUP(beside)
+{
+	ksm_begin(&self->k);
+	ASSERT_TRUE(ksm_wait_stat("kernel_pages", 0));
+	ksm_cgroup_make(TROUBLE);
+	ksm_cgroup_make(OTHER);
+	ksm_cgroup_write(TROUBLE, "memory.swap.max", 0);
+	self->mem = ksm_mmap(N);
+	for (int i = 0; i < 2; i++)
+		tenant(&self->k, &self->other[i], OTHER, self->mem, 1);
+}
+
+FIXTURE_TEARDOWN(beside)
+{
+	ksm_stop(self->k.dev);
+	for (int i = 0; i < 2; i++)
+		ksm_kill(&self->other[i]);
+	ksm_finish(&self->k);
+	ksm_cgroup_remove(TROUBLE);
+	ksm_cgroup_remove(OTHER);
+}
+
+/* What was measured in the rounds without the trouble, and in those with it, in seconds. */
+struct times {
+	double sharing, retune, stop;
+};
+
+/* All begin with memory that is not shared yet. */
+static void one_round(struct ksm *k, struct ksm_child *trouble, struct ksm_child *other, char *mem,
+		      int seed, void (*begin)(struct ksm_child *c), struct times *t)
+{
+	double now;
+
+	for (int i = 0; i < 2; i++) {
+		tenant(k, &trouble[i], TROUBLE, mem, seed);
+		ksm_call(&other[i], ksm_fn_fill, mem, N, seed + 1);
+	}
+	/* That is done once a second, and would be most of what is measured. */
+	ksm_drain_batches();
+	if (begin)
+		begin(&trouble[0]);
+	t->sharing += share(k, other, mem);
+	now = ksm_now();
+	if (ksm_set_pace(k->dev, 50, 2) || ksm_set_pace(k->dev, 0, 1))
+		ksm_die("kksmd is not retuned");
+	t->retune = longest(t->retune, ksm_now() - now);
+	now = ksm_now();
+	if (ksm_stop(k->dev))
+		ksm_die("kksmd does not stop");
+	t->stop = longest(t->stop, ksm_now() - now);
+	no_trouble();
+	for (int i = 0; i < 2; i++)
+		ksm_kill(&trouble[i]);
+}
+
+TEST_F_TIMEOUT(beside, others_share, 600)
+{
+	const char *seconds = getenv("KSM_HOSTILE_SECONDS");
+	const int rounds = seconds && atoi(seconds) >= 100 ? ROUNDS : 1;
+	struct times control = { 0 }, times = { 0 };
+
+	if (variant->cpu && !has_cpu_controller())
+		SKIP(return, "no cpu controller in this kernel");
+	for (int i = 0; i < 2 * rounds; i++) {
+		bool trouble = i % 2;
+
+		one_round(&self->k, self->trouble, self->other, self->mem, 2 * i,
+			  trouble ? variant->begin : NULL, trouble ? &times : &control);
+		EXPECT_EQ(N, ksm_same_frames(self->other[0].pid, self->mem, self->other[1].pid,
+					     self->mem, N));
+		ASSERT_TRUE(ksm_wait_stat("regions", 2));
+	}
+	printf("# beside: one %-17s sharing %5.2f s, the control %5.2f s, ratio %4.2f; kksmd retuned in %4.1f and %4.1f ms, stopped in %4.1f and %4.1f ms\n",
+	       variant->name, times.sharing / rounds, control.sharing / rounds,
+	       times.sharing / control.sharing, times.retune * 1e3, control.retune * 1e3,
+	       times.stop * 1e3, control.stop * 1e3);
+	fflush(stdout);
+	EXPECT_EQ(0, ksm_cgroup_read(OTHER, "memory.events", "high"));
+	EXPECT_EQ(0, ksm_cgroup_read(OTHER, "memory.events", "oom_kill"));
+	EXPECT_EQ(0, ksm_cgroup_read(TROUBLE, "memory.events", "oom_kill"));
+}
+
+/* ---- its own time ---- */
+
+FIXTURE(own)
+{
+	struct ksm k;
+	struct ksm_child c[2];
+	char *mem;
+};
+
+FIXTURE_SETUP(own)
+{
+	ksm_begin(&self->k);
+	ASSERT_TRUE(ksm_wait_stat("kernel_pages", 0));
+	ksm_cgroup_make(TROUBLE);
+	self->mem = ksm_mmap(N);
+	for (int i = 0; i < 2; i++)
+		tenant(&self->k, &self->c[i], TROUBLE, self->mem, 1);
+}
+
+FIXTURE_TEARDOWN(own)
+{
+	ksm_stop(self->k.dev);
+	for (int i = 0; i < 2; i++)
+		ksm_kill(&self->c[i]);
+	ksm_finish(&self->k);
+	ksm_cgroup_remove(TROUBLE);
+}
+
+/* Microseconds for so many new pages. */
+static long fn_time_new(long npages, long unused, long unused2, long unused3)
+{
+	double begin = ksm_now();
+	char *mem = mmap(NULL, npages * PGSZ, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			 -1, 0);
+
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	if (mem == MAP_FAILED)
+		return -errno;
+	for (long i = 0; i < npages; i++)
+		mem[i * PGSZ] = 1;
+	begin = ksm_now() - begin;
+	munmap(mem, npages * PGSZ);
+	return begin * 1e6;
+}
+
+/* A group over its memory.high waits for that, and not for kksmd as well. */
+TEST_F(own, mapping_over_high)
+{
+	const long pages = 128;
+	long without, with;
+
+	/* Work for kksmd, and nothing to share: that would help. */
+	ksm_call(&self->c[1], ksm_fn_fill, self->mem, N, 2);
+	ksm_cgroup_write(TROUBLE, "memory.swap.max", 0);
+	ksm_cgroup_write(TROUBLE, "memory.high",
+			 ksm_cgroup_read(TROUBLE, "memory.current", NULL) / 16 * 15);
+	ksm_call(&self->c[0], fn_time_new, pages, 0, 0);
+	without = ksm_call(&self->c[0], fn_time_new, pages, 0, 0);
+	ASSERT_EQ(0, ksm_start(self->k.dev, 5000, 0, 20));
+	with = ksm_call(&self->c[0], fn_time_new, pages, 0, 0);
+	ASSERT_LT(0, without);
+	ASSERT_LT(0, with);
+	printf("# beside: own mmap() over memory.high %.2f s, with kksmd stopped %.2f s, ratio %.2f\n",
+	       with / 1e6, without / 1e6, (double)with / without);
+	fflush(stdout);
+	EXPECT_EQ(0, ksm_cgroup_read(TROUBLE, "memory.events", "oom_kill"));
+}
+
+/* Threads that take the mmap lock in turns, so that it is never free, are waited for. */
+TEST_F_TIMEOUT(own, one_maps_and_unmaps_all_the_time, 300)
+{
+	double quiet, busy;
+
+	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 20, 1));
+	quiet = share(&self->k, self->c, self->mem);
+	EXPECT_EQ(N, ksm_same_frames(self->c[0].pid, self->mem, self->c[1].pid, self->mem, N));
+	ASSERT_EQ(0, ksm_stop(self->k.dev));
+	for (int i = 0; i < 2; i++)
+		ksm_call(&self->c[i], ksm_fn_fill, self->mem, N, 2);
+	ASSERT_EQ(0, ksm_call(&self->c[1], fn_busy, 4, 0, 0));
+	busy = share(&self->k, self->c, self->mem);
+	EXPECT_EQ(N, ksm_same_frames(self->c[0].pid, self->mem, self->c[1].pid, self->mem, N));
+	printf("# beside: one maps and unmaps all the time, shared in %.2f s, quiet %.2f s, ratio %.2f\n",
+	       busy, quiet, busy / quiet);
+	fflush(stdout);
+	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 1));
+}
+
+TEST_HARNESS_MAIN
