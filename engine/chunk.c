@@ -257,20 +257,23 @@ static int chunk_publish(struct region *region, struct chunk *chunk)
  *
  * Context: Process. The mm's users are held.
  * Return: the chunk with a reference, which may have been somebody else's to make, with another
- * window; NULL if there is no memory, the cgroup's or the user's limit is reached, or the region
- * is dead.
+ * window; ERR_PTR(-ENOMEM) if there is no memory, or the cgroup's or the user's limit is reached;
+ * ERR_PTR(-ENOENT) if the region is dead; ERR_PTR(-EAGAIN) if there was somebody else's, which was
+ * forgotten just now.
  */
 struct chunk *chunk_create(struct region *region, unsigned long addr, unsigned int low,
 			   unsigned int high)
 {
-	struct chunk *chunk = NULL, *raced = NULL;
+	struct chunk *chunk, *raced;
 	struct charge charge;
-	int err = -ENOMEM;
+	int err;
 
 	charge_begin(&charge, region->mm);
 	chunk = chunk_alloc(region, addr, low, high);
-	if (!chunk)
+	if (!chunk) {
+		chunk = ERR_PTR(-ENOMEM);
 		goto out;
+	}
 
 	/*
 	 * Counted and referenced before it can be found: another scan, or a removal,
@@ -278,9 +281,10 @@ struct chunk *chunk_create(struct region *region, unsigned long addr, unsigned i
 	 */
 	kref_get(&chunk->ref);
 	err = chunk_publish(region, chunk);
-	if (err == -EEXIST)
-		raced = chunk_lookup(region, addr);
 	if (err) {
+		raced = ERR_PTR(err);
+		if (err == -EEXIST)
+			raced = chunk_lookup(region, addr) ?: ERR_PTR(-EAGAIN);
 		mutex_lock(&chunk->lock);
 		chunk_empty(chunk);
 		mutex_unlock(&chunk->lock);

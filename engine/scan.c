@@ -249,8 +249,10 @@ static unsigned long scan_piece(struct ksmdev_scan *scan, struct region *region,
 		if (how.low > how.high)
 			return stop;
 		chunk = chunk_create(region, start, how.low, how.high);
-		if (!chunk) {
-			scan->no_memory |= !READ_ONCE(region->dead);
+		if (IS_ERR(chunk)) {
+			scan->no_memory |= PTR_ERR(chunk) == -ENOMEM;
+			if (PTR_ERR(chunk) == -EAGAIN)
+				*result = PIECE_BUSY;
 			return stop;
 		}
 		*result = PIECE_LOCKED;
