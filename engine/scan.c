@@ -98,6 +98,9 @@ static void settle(struct ksmdev_scan *scan, struct chunk *chunk)
 		i = settle_some(scan, chunk, i);
 		cond_resched();
 	}
+	/* What was made ordinary waits in a batch of this CPU, with a reference too many. */
+	if (scan->nr_due)
+		ksmdev_drain_local();
 }
 
 /* There is nothing to merge in a range: forget what was known of it. */

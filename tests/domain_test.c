@@ -188,6 +188,29 @@ TEST_F(domains, a_user_scans_his_own)
 	EXPECT_EQ(8 * 2 * N, ksm_stat("pages_scanned") - before);
 }
 
+/*
+ * What was shared and is written again is one's own again, and put back on the kernel's lists by
+ * a scan, which is not to wait for that to be done on all CPUs: his own calls had that a moment ago.
+ * The number of pages is none that a CPU's batch of them is full with.
+ */
+TEST_F(domains, shared_anew_without_a_drain)
+{
+	struct users *users = &self->users;
+	long area;
+	struct ksm_child *a = process(users, USER, &area), *b = process(users, USER, &area);
+	long scan = ksm_call(a, fn_create_scan, users->k.dev, 0, 0);
+
+	ASSERT_LE(0, scan);
+	for (int round = 0; round < 3; round++) {
+		ksm_call(a, ksm_fn_fill, users->mem, N, 10 + round);
+		ksm_call(b, ksm_fn_fill, users->mem, N, 10 + round);
+		ksm_drain_batches();
+		for (int i = 0; i < 8; i++)
+			ASSERT_EQ(0, ksm_call(a, fn_scan, scan, 2 * N, 0));
+		EXPECT_EQ(N, same(a, b, users->mem));
+	}
+}
+
 /* Pages of zeroes are the kernel's, and nobody's secret. */
 TEST_F(domains, zero_pages_are_for_all)
 {
