@@ -20,10 +20,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "../ksm_util.h"
-#include "scanner.h"
+#include "pair.h"
 
-#define MIB_PAGES	(256L)
 #define PAGES		(400 * MIB_PAGES)
 #define BLOCKS		"/sys/devices/system/memory"
 #define HUGE_PAGES	"/proc/sys/vm/nr_hugepages"
@@ -31,16 +29,12 @@
 /* A block that the kernel tries to empty for so many seconds will not be. */
 #define PATIENCE	20
 
-static struct ksm_child worker[2];
-static char *mem;
-
-static long write_half(long rank, long unused, long unused2, long unused3)
+static long write_half(long mem, long rank, long unused, long unused2)
 {
 	(void)unused;
 	(void)unused2;
-	(void)unused3;
 	for (long i = 0; i < PAGES; i += 2)
-		ksm_fill_page(ksm_page(mem, i), 100 + rank, i);
+		ksm_fill_page(ksm_page((char *)mem, i), 100 + rank, i);
 	return 0;
 }
 
@@ -108,27 +102,13 @@ static void measure(const struct scanner *scanner)
 	const char *name = scanner ? scanner->name : "nobody";
 	unsigned int all, gone;
 	long free, huge, same;
-	double from;
+	struct pair pair;
 
-	mem = ksm_mmap(PAGES);
-	if (scanner)
-		scanner->prepare(false);
-	for (int i = 0; i < 2; i++) {
-		ksm_spawn(&worker[i]);
-		ksm_call(&worker[i], ksm_fn_fill, mem, PAGES, 1);
-		if (scanner)
-			ksm_call(&worker[i], scanner->attach, mem, PAGES, 0);
-	}
-	if (scanner) {
-		from = scanner->full_scans();
-		scanner->start();
-		while (scanner->full_scans() < from + 5)
-			usleep(10000);
-		scanner->stop();
-	}
-	same = ksm_same_frames(worker[0].pid, mem, worker[1].pid, mem, PAGES);
+	pair_begin(&pair, scanner, PAGES);
+	pair_share(&pair);
+	same = pair_shared(&pair);
 	for (int i = 0; i < 2; i++)
-		ksm_call(&worker[i], write_half, i, 0, 0);
+		ksm_call(&pair.worker[i], write_half, pair.mem, i, 0);
 	free = wait_free();
 	ksm_write_file("/proc/sys/vm/compact_memory", "1");
 	ksm_write_file(HUGE_PAGES, "100000");
@@ -141,10 +121,7 @@ static void measure(const struct scanner *scanner)
 		sample(scanner, "free memory as huge pages", 100.0 * huge / free);
 		sample(scanner, "memory blocks offline", 100.0 * gone / all);
 	}
-	for (int i = 0; i < 2; i++)
-		ksm_end(&worker[i]);
-	if (scanner)
-		scanner->finish();
+	pair_end(&pair);
 	wait_free();
 }
 
