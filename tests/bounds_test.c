@@ -172,7 +172,8 @@ FIXTURE_TEARDOWN(numbers)
 /* One user has as many page tables kept track of as he may, is told so, and others do not notice. */
 TEST_F(numbers, one_users_tables)
 {
-	long area[2], n = 4 * TABLES;
+	long area[2], n = 4 * TABLES, merged;
+	double end;
 
 	ASSERT_EQ(ksm_write_file(PARAM, "16"), 0);
 	for (int i = 0; i < 2; i++)
@@ -197,14 +198,19 @@ TEST_F(numbers, one_users_tables)
 	ASSERT_EQ(ksm_write_file(PARAM, self->old), 0);
 	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_merge_range, area[0], self->apart,
 			   n * KSM_HUGE_PAGES), 0);
-	/* And numbers come back. */
+	/* And numbers come back, if in a while: a work item frees what close() has no time for. */
 	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_close, area[0], 0, 0), 0);
 	ASSERT_EQ(ksm_write_file(PARAM, "16"), 0);
 	ksm_call(&self->c[0], ksm_fn_fill, self->mem, 32, 2);
 	ksm_call(&self->c[0], ksm_fn_fill, self->mem + 32 * PGSZ, 32, 2);
 	area[0] = ksm_call(&self->c[0], ksm_fn_area_register, self->k.dev, self->mem, 64);
 	ASSERT_LE(0, area[0]);
-	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_merge_range, area[0], self->mem, 64), 64);
+	end = ksm_now() + KSM_PATIENCE;
+	do {
+		usleep(20000);
+		merged = ksm_call(&self->c[0], ksm_fn_merge_range, area[0], self->mem, 64);
+	} while (merged == -ENOMEM && ksm_now() < end);
+	EXPECT_EQ(merged, 64);
 }
 
 /* ---- a full cgroup ---- */
