@@ -22,21 +22,6 @@
 #define GROUP	"ksm-bounds"
 #define PARAM	"/sys/module/ksmdev/parameters/chunks_per_user"
 
-static long fn_become(long uid, long unused, long unused2, long unused3)
-{
-	(void)unused;
-	(void)unused2;
-	(void)unused3;
-	return ksm_become(uid);
-}
-
-static long fn_scan(long scan, long npages, long unused, long unused2)
-{
-	(void)unused;
-	(void)unused2;
-	return ksm_scan(scan, npages);
-}
-
 /* A page in each page table. */
 static long fn_fill_apart(long addr, long ntables, long unused, long unused2)
 {
@@ -131,6 +116,31 @@ TEST_F(held, no_candidates)
 	}
 }
 
+/* Pairs that cannot be merged: of what was made to share them nothing is left. */
+TEST_F(held, leave_no_page)
+{
+	int area = ksm_area(&self->k);
+
+	for (int i = 0; i < N; i++)
+		if (variant->zero)
+			memset(ksm_page(self->mem, i), 0, PGSZ);
+		else
+			ksm_fill_page(ksm_page(self->mem, i), 1, i / 2);
+	for (int i = 0; i < PIPES; i++) {
+		struct iovec iov = { self->mem + i * PIPE_PAGES * PGSZ, PIPE_PAGES * PGSZ };
+
+		ASSERT_EQ(vmsplice(self->pipes[i][1], &iov, 1, 0), (ssize_t)iov.iov_len);
+	}
+	ASSERT_EQ(ksm_register(area, self->mem, N), 0);
+	ksm_merge_held(&self->k);
+	EXPECT_EQ(ksm_distinct(0, self->mem, N), N);
+	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
+	for (int i = 0; i < PIPES; i++) {
+		close(self->pipes[i][0]);
+		close(self->pipes[i][1]);
+	}
+}
+
 /* ---- numbers ---- */
 
 #define TABLES 16
@@ -177,7 +187,7 @@ TEST_F(numbers, one_users_tables)
 
 	ASSERT_EQ(ksm_write_file(PARAM, "16"), 0);
 	for (int i = 0; i < 2; i++)
-		ASSERT_EQ(ksm_call(&self->c[i], fn_become, 1000 + i, 0, 0), 0);
+		ASSERT_EQ(ksm_call(&self->c[i], ksm_fn_become, 1000 + i, 0, 0), 0);
 	area[0] = ksm_call(&self->c[0], ksm_fn_area_register, self->k.dev, self->apart,
 			   n * KSM_HUGE_PAGES);
 	ASSERT_LE(0, area[0]);
@@ -210,7 +220,8 @@ TEST_F(numbers, one_users_tables)
 		usleep(20000);
 		merged = ksm_call(&self->c[0], ksm_fn_merge_range, area[0], self->mem, 64);
 	} while (merged == -ENOMEM && ksm_now() < end);
-	EXPECT_EQ(merged, 64);
+	EXPECT_LE(0, merged);
+	EXPECT_EQ(ksm_distinct(self->c[0].pid, self->mem, 64), 32);
 }
 
 /* ---- a full cgroup ---- */
@@ -244,27 +255,39 @@ FIXTURE_TEARDOWN(full)
 /* Shared pages are charged to the group: where it has no room, nobody is killed for having asked. */
 TEST_F(full, nobody_is_killed_for_sharing)
 {
-	long area[2], merged;
+	long area[2], merged, current;
 
 	for (int i = 0; i < 2; i++) {
 		ksm_call(&self->c[i], ksm_fn_fill, self->mem, N, 1);
 		area[i] = ksm_call(&self->c[i], ksm_fn_area_register, self->k.dev, self->mem, N);
 		ASSERT_LE(0, area[i]);
 	}
+	/* Their tables are there; what lacks is room for shared pages. */
+	ksm_passes(&self->k, 1);
 	ksm_cgroup_write(GROUP, "memory.swap.max", 0);
-	ksm_cgroup_write(GROUP, "memory.max", ksm_cgroup_read(GROUP, "memory.current", NULL));
-	/* For tables and for shared pages: the kernel thread, and tasks of the group itself. */
+	/* CPUs have some pages charged in advance, which this takes from them, in the background. */
+	ksm_cgroup_write(GROUP, "memory.high", 0);
+	ksm_cgroup_write(GROUP, "memory.high", -1);
+	usleep(300000);
+	current = ksm_cgroup_read(GROUP, "memory.current", NULL);
+	ksm_cgroup_write(GROUP, "memory.max", current);
 	ASSERT_EQ(ksm_start(self->k.dev, 5000, 0, 20), 0);
 	EXPECT_TRUE(ksm_wait_more("full_scans", 4, KSM_PATIENCE));
 	ASSERT_EQ(ksm_stop(self->k.dev), 0);
-	EXPECT_EQ(ksm_call(&self->c[0], fn_scan, self->k.scan, 8 * N, 0), 0);
+	EXPECT_EQ(ksm_cgroup_read(GROUP, "memory.events", "oom"), 0);
+	merged = ksm_same_frames(self->c[0].pid, self->mem, self->c[1].pid, self->mem, N);
+	TH_LOG("%ld pages are shared", merged);
+	EXPECT_GT(N, merged);
+
+	/* Tasks of the group, with as much room as it takes them to say what came of it. */
+	ksm_cgroup_write(GROUP, "memory.max", current + 16 * PGSZ);
+	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_scan, self->k.scan, 8 * N, 0), 0);
 	merged = ksm_call(&self->c[1], ksm_fn_merge_range, area[1], self->mem, N);
-	TH_LOG("KSM_MERGE_RANGE says %ld", merged);
+	EXPECT_TRUE(merged >= 0 || merged == -ENOMEM);
 	EXPECT_EQ(ksm_cgroup_read(GROUP, "memory.events", "oom"), 0);
 	EXPECT_EQ(ksm_cgroup_read(GROUP, "memory.events", "oom_kill"), 0);
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(ksm_call(&self->c[i], ksm_fn_wrong, self->mem, N, 1), 0);
-	/* It was for lack of room. */
 	ksm_cgroup_write(GROUP, "memory.max", -1);
 	ksm_merge_held(&self->k);
 	EXPECT_EQ(ksm_same_frames(self->c[0].pid, self->mem, self->c[1].pid, self->mem, N), N);
@@ -277,7 +300,6 @@ TEST_F(full, index_is_nobodys)
 	char *mem = ksm_mmap(npages);
 	long before, after, all;
 
-	ASSERT_EQ(madvise(mem, npages * PGSZ, MADV_NOHUGEPAGE), 0);
 	for (int i = 0; i < 2; i++) {
 		struct ksm_child *c = &self->c[i];
 
@@ -290,7 +312,7 @@ TEST_F(full, index_is_nobodys)
 	before = ksm_cgroup_read(GROUP, "memory.stat", "kernel");
 	/* It is the one who scans, too. */
 	for (int pass = 0; pass < 4; pass++)
-		ASSERT_EQ(ksm_call(&self->c[0], fn_scan, self->k.scan, 2 * npages, 0), 0);
+		ASSERT_EQ(ksm_call(&self->c[0], ksm_fn_scan, self->k.scan, 2 * npages, 0), 0);
 	EXPECT_LE(npages / 100 * 99, (long)ksm_same_frames(self->c[0].pid, mem, self->c[1].pid, mem,
 							   npages));
 	/* The kernel adds it up now and then. */

@@ -31,15 +31,6 @@ FIXTURE(domains)
 	struct users users;
 };
 
-/* From then on a process is a user's. */
-static long fn_become(long uid, long unused, long unused2, long unused3)
-{
-	(void)unused;
-	(void)unused2;
-	(void)unused3;
-	return setresuid(uid, uid, uid) ? -errno : 0;
-}
-
 static long fn_create_scan(long dev, long unused, long unused2, long unused3)
 {
 	int fd = ioctl(dev, KSM_CREATE_SCAN);
@@ -48,13 +39,6 @@ static long fn_create_scan(long dev, long unused, long unused2, long unused3)
 	(void)unused2;
 	(void)unused3;
 	return fd < 0 ? -errno : fd;
-}
-
-static long fn_scan(long scan, long pages, long unused, long unused2)
-{
-	(void)unused;
-	(void)unused2;
-	return ksm_scan(scan, pages);
 }
 
 FIXTURE_SETUP(domains)
@@ -79,7 +63,7 @@ static struct ksm_child *process(struct users *users, long uid, long *area)
 	long ret;
 
 	ksm_spawn(c);
-	ret = ksm_call(c, fn_become, uid, 0, 0);
+	ret = ksm_call(c, ksm_fn_become, uid, 0, 0);
 	if (ret)
 		ksm_die("cannot become user %ld: %ld", uid, ret);
 	ksm_call(c, ksm_fn_fill, users->mem, N, 1);
@@ -125,6 +109,30 @@ static long merge_each(struct users *users, struct ksm_child *c, long area)
 	return sum;
 }
 
+/* What anybody may read of the driver, and a user of himself. */
+struct told {
+	long long shared, sharing, zero_pages;
+	long rss_anon, rss_file, pss;
+};
+
+static void tell(struct told *told, const struct ksm_child *c)
+{
+	memset(told, 0, sizeof(*told));
+	told->shared = ksm_stat("pages_shared");
+	told->sharing = ksm_stat("pages_sharing");
+	told->zero_pages = ksm_stat("zero_pages");
+	told->rss_anon = ksm_status(c->pid, "RssAnon");
+	told->rss_file = ksm_status(c->pid, "RssFile");
+	told->pss = ksm_status(c->pid, "Pss");
+}
+
+static long fn_fdinfo(long fd, long name, long unused, long unused2)
+{
+	(void)unused;
+	(void)unused2;
+	return ksm_fdinfo(fd, (const char *)name);
+}
+
 /*
  * Somebody has pages merged that equal candidates, or shared pages, of another user. He is told the
  * same as if they did not, where one of that user's own processes is told that they do.
@@ -133,16 +141,27 @@ TEST_F(domains, a_guess_is_not_confirmed)
 {
 	struct users *users = &self->users;
 	struct ksm_child *a, *b, *guesser, *own;
+	struct told before, after;
 	long area, guess;
 
 	a = process(users, USER, &area);
 	ksm_passes(&users->k, 2);
 	guesser = process(users, OTHER, &guess);
+	tell(&before, guesser);
 	EXPECT_EQ(0, merge_each(users, guesser, guess));
+	tell(&after, guesser);
+	EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
+	EXPECT_EQ(0, ksm_call(guesser, fn_fdinfo, guess, "pages_sharing", 0));
 	b = process(users, USER, &area);
 	EXPECT_EQ(N, merge_each(users, b, area));
 	EXPECT_EQ(N, same(a, b, users->mem));
+	tell(&before, guesser);
 	EXPECT_EQ(0, merge_each(users, guesser, guess));
+	tell(&after, guesser);
+	EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
+	EXPECT_EQ(0, ksm_call(guesser, fn_fdinfo, guess, "pages_sharing", 0));
+	for (int page = 0; page < N; page++)
+		EXPECT_TRUE(ksm_pagemap(guesser->pid, users->mem + page * PGSZ) & PM_EXCLUSIVE);
 	EXPECT_EQ(0, same(a, guesser, users->mem));
 	own = process(users, USER, &area);
 	EXPECT_EQ(N, merge_each(users, own, area));
@@ -159,7 +178,7 @@ TEST_F(domains, in_an_inherited_area)
 	for (int i = 0; i < 2; i++) {
 		c[i] = &users->c[users->nr++];
 		ksm_spawn(c[i]);
-		ASSERT_EQ(0, ksm_call(c[i], fn_become, USER + i, 0, 0));
+		ASSERT_EQ(0, ksm_call(c[i], ksm_fn_become, USER + i, 0, 0));
 		ksm_call(c[i], ksm_fn_fill, users->mem, N, 1);
 		ASSERT_EQ(0, ksm_call(c[i], ksm_fn_register, area, users->mem, N));
 	}
@@ -182,10 +201,19 @@ TEST_F(domains, a_user_scans_his_own)
 	/* His own calls have that done once a second at most, and others' count. */
 	ksm_drain_batches();
 	for (int i = 0; i < 8; i++)
-		ASSERT_EQ(0, ksm_call(a, fn_scan, scan, 2 * N, 0));
+		ASSERT_EQ(0, ksm_call(a, ksm_fn_scan, scan, 2 * N, 0));
 	EXPECT_EQ(N, same(a, b, users->mem));
 	EXPECT_EQ(0, same(c, d, users->mem));
 	EXPECT_EQ(8 * 2 * N, ksm_stat("pages_scanned") - before);
+}
+
+static long fn_use_cpu(long cpu, long unused, long unused2, long unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	ksm_use_cpu(cpu);
+	return 0;
 }
 
 /*
@@ -201,12 +229,13 @@ TEST_F(domains, shared_anew_without_a_drain)
 	long scan = ksm_call(a, fn_create_scan, users->k.dev, 0, 0);
 
 	ASSERT_LE(0, scan);
+	ksm_call(a, fn_use_cpu, 0, 0, 0);
 	for (int round = 0; round < 3; round++) {
 		ksm_call(a, ksm_fn_fill, users->mem, N, 10 + round);
 		ksm_call(b, ksm_fn_fill, users->mem, N, 10 + round);
 		ksm_drain_batches();
 		for (int i = 0; i < 8; i++)
-			ASSERT_EQ(0, ksm_call(a, fn_scan, scan, 2 * N, 0));
+			ASSERT_EQ(0, ksm_call(a, ksm_fn_scan, scan, 2 * N, 0));
 		EXPECT_EQ(N, same(a, b, users->mem));
 	}
 }

@@ -63,6 +63,27 @@ static inline void ksm_cgroup_write(const char *group, const char *file, long va
 	ksm_cgroup_write_text(group, file, text);
 }
 
+/* Has this kernel a controller for the CPUs? */
+static inline bool ksm_cgroup_has_cpu(const char *group)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), KSM_CGROUPS "/%s/cpu.max", group);
+	return !access(path, F_OK);
+}
+
+/* Whoever an earlier test has left in a group, which it may have throttled, is killed. */
+static inline void ksm_cgroup_end(const char *group)
+{
+	double end = ksm_now() + KSM_PATIENCE;
+
+	if (ksm_cgroup_has_cpu(group))
+		ksm_cgroup_write_text(group, "cpu.max", "max");
+	ksm_cgroup_write(group, "cgroup.kill", 1);
+	while (ksm_cgroup_read(group, "cgroup.events", "populated") && ksm_now() < end)
+		usleep(10000);
+}
+
 /* What is charged still keeps a group of an earlier test, out of sight. */
 static inline void ksm_cgroup_make(const char *group)
 {
@@ -71,7 +92,10 @@ static inline void ksm_cgroup_make(const char *group)
 	ksm_write_file(KSM_CGROUPS "/cgroup.subtree_control", "+memory");
 	ksm_write_file(KSM_CGROUPS "/cgroup.subtree_control", "+cpu");
 	snprintf(path, sizeof(path), KSM_CGROUPS "/%s", group);
-	rmdir(path);
+	if (rmdir(path) && errno == EBUSY) {
+		ksm_cgroup_end(group);
+		rmdir(path);
+	}
 	if (mkdir(path, 0755))
 		ksm_die("cannot make %s: %s", path, strerror(errno));
 }

@@ -1330,3 +1330,18 @@ long ksm_fn_close(long fd, long unused, long unused2, long unused3)
 	(void)unused3;
 	return close(fd) ? -errno : 0;
 }
+
+long ksm_fn_scan(long scan, long npages, long unused, long unused2)
+{
+	(void)unused;
+	(void)unused2;
+	return ksm_scan(scan, npages);
+}
+
+long ksm_fn_become(long uid, long unused, long unused2, long unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	return ksm_become(uid);
+}

@@ -32,6 +32,7 @@
 /* Bits of /proc/PID/pagemap and /proc/kpageflags. */
 #define PM_PFN_MASK		((1ULL << 55) - 1)
 #define PM_SOFT_DIRTY		(1ULL << 55)
+#define PM_EXCLUSIVE		(1ULL << 56)
 #define PM_UFFD_WP		(1ULL << 57)
 #define PM_SWAPPED		(1ULL << 62)
 #define PM_PRESENT		(1ULL << 63)
@@ -325,5 +326,7 @@ long ksm_fn_area_register(long dev, long addr, long npages, long unused);
 long ksm_fn_merge_range(long area, long addr, long npages, long unused);
 long ksm_fn_unmerge(long area, long unused, long unused2, long unused3);
 long ksm_fn_close(long fd, long unused, long unused2, long unused3);
+long ksm_fn_scan(long scan, long npages, long unused, long unused2);
+long ksm_fn_become(long uid, long unused, long unused2, long unused3);
 
 #endif /* KSM_UTIL_H */

@@ -262,13 +262,6 @@ static long fn_prefer(long node, long unused, long unused2, long unused3)
 	return syscall(SYS_set_mempolicy, MPOL_BIND, &mask, 8 * sizeof(mask)) ? -errno : 0;
 }
 
-static long fn_scan(long fd, long pages, long unused, long unused2)
-{
-	(void)unused;
-	(void)unused2;
-	return ksm_scan(fd, pages);
-}
-
 static long fn_merge_range(long area, long addr, long npages, long unused)
 {
 	(void)unused;
@@ -332,7 +325,7 @@ TEST_F(elsewhere, stays_on_its_node)
 			break;
 		case SCAN:
 		case CPUSET:
-			ASSERT_EQ(0, ksm_call(&c[2], fn_scan, self->k.scan, 8 * n, 0));
+			ASSERT_EQ(0, ksm_call(&c[2], ksm_fn_scan, self->k.scan, 8 * n, 0));
 			break;
 		case MERGE_RANGE:
 			for (int i = 0; i < 2; i++)

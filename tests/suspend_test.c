@@ -9,7 +9,6 @@
  * gives this a VM where the kernel may patch its text.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -17,10 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "ksm_cgroup.h"
 #include "ksm_harness.h"
-
-#define GROUP	"ksm-suspend"
 
 struct scanner {
 	int fd;
@@ -86,109 +82,6 @@ TEST_F(device, suspend)
 	EXPECT_EQ(0, s.error);
 	/* Thawed, it goes on. */
 	EXPECT_TRUE(ksm_wait_more("pages_scanned", 100, KSM_PATIENCE));
-}
-
-/* Threads that map and unmap for ever, and others that burn CPU. */
-static void *map_main(void *arg)
-{
-	for (;;) {
-		char *p = mmap(NULL, 64 * PGSZ, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			       -1, 0);
-
-		if (p == MAP_FAILED)
-			continue;
-		*p = 1;
-		munmap(p, 64 * PGSZ);
-	}
-	return arg;
-}
-
-static void *burn_main(void *arg)
-{
-	for (volatile unsigned long i = 0;; i++)
-		;
-	return arg;
-}
-
-static long fn_busy(long unused, long unused2, long unused3, long unused4)
-{
-	pthread_t id;
-
-	(void)unused;
-	(void)unused2;
-	(void)unused3;
-	(void)unused4;
-	if (pthread_create(&id, NULL, map_main, NULL) || pthread_create(&id, NULL, map_main, NULL) ||
-	    pthread_create(&id, NULL, burn_main, NULL))
-		return -EAGAIN;
-	return 0;
-}
-
-/*
- * How long the kernel says that it took to freeze its own threads, in seconds, which it does after
- * all others; less than 0 if it does not. 6.1 says so in more than one record of its log.
- */
-static double told_freezing(int log)
-{
-	char line[2048], *told;
-	bool begun = false;
-	double took = -1;
-	ssize_t len;
-
-	/* EPIPE: lines were lost. */
-	while ((len = read(log, line, sizeof(line) - 1)) > 0 || (len < 0 && errno == EPIPE)) {
-		line[len > 0 ? len : 0] = '\0';
-		if (strstr(line, "Freezing remaining freezable tasks"))
-			begun = true;
-		told = begun && took < 0 ? strstr(line, "elapsed ") : NULL;
-		if (told)
-			took = strtod(told + strlen("elapsed "), NULL);
-	}
-	return took;
-}
-
-/* It is not kksmd that waits for somebody who has a lock and gets a thousandth of a CPU. */
-TEST_F(device, beside_one_who_is_throttled)
-{
-	const size_t n = 2048;
-	char *mem = ksm_mmap(n);
-	struct ksm_child c;
-	double took;
-	int log;
-
-	if (access("/sys/power/state", W_OK) || access("/sys/power/pm_test", W_OK))
-		SKIP(return, "this kernel has no /sys/power/pm_test to suspend with");
-	ksm_cgroup_make(GROUP);
-	if (access(KSM_CGROUPS "/" GROUP "/cpu.max", W_OK)) {
-		ksm_cgroup_remove(GROUP);
-		SKIP(return, "no cpu controller in this kernel");
-	}
-	log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-	ASSERT_LE(0, log);
-	ASSERT_LE(0, lseek(log, 0, SEEK_END));
-	ksm_spawn(&c);
-	ksm_cgroup_write(GROUP, "cgroup.procs", c.pid);
-	ksm_call(&c, ksm_fn_fill, mem, n, 1);
-	ASSERT_EQ(0, ksm_call(&c, ksm_fn_register, self->area, mem, n));
-	ASSERT_EQ(0, ksm_call(&c, fn_busy, 0, 0, 0));
-	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 3));
-	ASSERT_EQ(0, ksm_start(self->k.dev, 1000, 0, 0));
-	usleep(200000);
-	ksm_cgroup_write_text(GROUP, "cpu.max", "1000 1000000");
-	EXPECT_TRUE(ksm_wait_more("full_scans", 4, KSM_PATIENCE));
-	ksm_write_file("/sys/module/suspend/parameters/pm_test_delay", "0");
-	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_test", "freezer"));
-	/* Its three threads take a turn each to be frozen; the kernel waits for twenty seconds. */
-	EXPECT_EQ(0, ksm_write_file("/sys/power/state", "freeze"));
-	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_test", "none"));
-	took = told_freezing(log);
-	TH_LOG("the kernel's own threads were frozen within %.3f s", took);
-	EXPECT_LE(0, took);
-	EXPECT_TRUE(ksm_wait_more("full_scans", 4, KSM_PATIENCE));
-	ksm_cgroup_write_text(GROUP, "cpu.max", "max");
-	ksm_kill(&c);
-	ksm_cgroup_remove(GROUP);
-	close(log);
 }
 
 static long fn_merge(long area, long addr, long npages, long unused)

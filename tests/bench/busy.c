@@ -65,13 +65,15 @@ static double measure(const struct scanner *scanner, bool busy)
 		usleep(20000);
 		shared = pair_shared(&pair);
 		took = now() - begin;
-	} while (shared < PAGES / 100 * 99 && took < PATIENCE);
+	} while (shared < PAGES * 99 / 100 && took < PATIENCE);
 	scanner->stop();
 	printf("    busy, %s: %ld of %ld pages shared after %.2f s, %s\n", scanner->name, shared, PAGES,
 	       took, busy ? "one maps and unmaps all the time" : "both quiet");
+	pair_end(&pair);
+	if (took >= PATIENCE)
+		return UNKNOWN;
 	printf("sample\tbusy\ttime to share, %s\ts\t%s\t%f\n", busy ? "one busy" : "quiet",
 	       scanner->name, took);
-	pair_end(&pair);
 	return took;
 }
 
@@ -84,10 +86,11 @@ int main(void)
 	for (int round = 0; round < ROUNDS; round++)
 		for (int i = 0; i < 2; i++) {
 			const struct scanner *scanner = scanners[(round + i) % 2];
-			double quiet = measure(scanner, false);
+			double quiet = measure(scanner, false), busy = measure(scanner, true);
 
-			printf("sample\tbusy\tone busy against quiet\ttimes\t%s\t%f\n", scanner->name,
-			       measure(scanner, true) / quiet);
+			if (quiet != UNKNOWN && busy != UNKNOWN)
+				printf("sample\tbusy\tone busy against quiet\ttimes\t%s\t%f\n",
+				       scanner->name, busy / quiet);
 		}
 	return 0;
 }
