@@ -82,6 +82,8 @@ static unsigned int settle_some(struct ksmdev_scan *scan, struct chunk *chunk, u
 	} while (++i < end && !hold_is_long(since));
 	charge_end(&charge);
 	mmlock_put(mm, chunk->addr, since);
+	/* What was made ordinary waits in a batch of this CPU, with a reference too many. */
+	ksmdev_drain_local();
 	return i;
 }
 
@@ -98,9 +100,6 @@ static void settle(struct ksmdev_scan *scan, struct chunk *chunk)
 		i = settle_some(scan, chunk, i);
 		cond_resched();
 	}
-	/* What was made ordinary waits in a batch of this CPU, with a reference too many. */
-	if (scan->nr_due)
-		ksmdev_drain_local();
 }
 
 /* There is nothing to merge in a range: forget what was known of it. */
