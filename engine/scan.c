@@ -342,11 +342,16 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 static void end_of_pass(struct ksmdev_scan *scan)
 {
 	struct tour *tour = scan->tour;
-	/* Who may scan for all may do that to all. kksmd comes by again: it is in no hurry. */
+	/* Who may scan for all may do that to all. */
 	bool often = !scan->domain && !scan->waiter;
 
-	if ((often || ksmdev_drain_due()) && atomic_xchg(&want_drain, 0))
-		ksmdev_drain_lru(often);
+	if ((often || ksmdev_drain_due()) && atomic_xchg(&want_drain, 0)) {
+		/* kksmd comes by again, and may be told to stop before that. */
+		if (scan->waiter)
+			ksmdev_drain_start();
+		else
+			ksmdev_drain_lru(often);
+	}
 	/*
 	 * To find who has the last mapping of a page, or pays and has none, all that map some are
 	 * looked at.

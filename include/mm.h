@@ -160,6 +160,7 @@ int ksmdev_split(struct page *page);
 /* References that per-CPU batches hold. mm/drain.c */
 void ksmdev_drain_local(void);
 bool ksmdev_drain_due(void);
+void ksmdev_drain_start(void);
 void ksmdev_drain_lru(bool often);
 void ksmdev_drain_exit(void);
 

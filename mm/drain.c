@@ -73,6 +73,24 @@ bool ksmdev_drain_due(void)
 	return !pause();
 }
 
+static void start(unsigned long delay)
+{
+	if (delay)
+		queue_delayed_work(system_dfl_wq, &drain_work, delay);
+	else
+		mod_delayed_work(system_dfl_wq, &drain_work, 0);
+}
+
+/**
+ * ksmdev_drain_start() - have the references put back that per-CPU LRU batches hold, once it is due
+ *
+ * Context: Any. Waits for nobody.
+ */
+void ksmdev_drain_start(void)
+{
+	start(pause());
+}
+
 /**
  * ksmdev_drain_lru() - put back the references that per-CPU LRU batches hold
  * @often: no need to wait until it is due
@@ -89,10 +107,7 @@ void ksmdev_drain_lru(bool often)
 	spin_lock(&drain_lock);
 	wanted = begun + 1;
 	spin_unlock(&drain_lock);
-	if (delay)
-		queue_delayed_work(system_dfl_wq, &drain_work, delay);
-	else
-		mod_delayed_work(system_dfl_wq, &drain_work, 0);
+	start(delay);
 	if (READ_ONCE(late))
 		return;
 	if (!wait_event_interruptible_timeout(drain_wait, (int)(READ_ONCE(ended) - wanted) >= 0,
