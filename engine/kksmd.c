@@ -202,9 +202,9 @@ static void pass_ended(void)
 	struct ksmdev_totals totals;
 	long scanned, skipped;
 
-	if (READ_ONCE(pacing.passes) == passes)
+	/* What cannot be known now is known after another pass. */
+	if (READ_ONCE(pacing.passes) == passes || !regions_totals(&totals))
 		return;
-	regions_totals(&totals);
 	spin_lock(&kksmd_wait.lock);
 	if (pacing.passes == passes)
 		goto out;

@@ -536,15 +536,20 @@ struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, un
  * regions_totals() - add up all areas
  * @totals: filled in
  *
+ * Whoever opens or closes an area may be scheduled out, by a limit that is his own: nobody waits
+ * for him.
+ *
  * Context: Process.
+ * Return: false if that cannot be done now.
  */
-void regions_totals(struct ksmdev_totals *totals)
+bool regions_totals(struct ksmdev_totals *totals)
 {
 	struct ksmdev_area *area;
 	int i;
 
+	if (!mutex_trylock(&areas_lock))
+		return false;
 	memset(totals, 0, sizeof(*totals));
-	mutex_lock(&areas_lock);
 	totals->scanned = gone_scanned;
 	totals->skipped = gone_skipped;
 	totals->hashed = gone_hashed;
@@ -560,4 +565,5 @@ void regions_totals(struct ksmdev_totals *totals)
 		totals->metadata += atomic_long_read(&area->counters.metadata);
 	}
 	mutex_unlock(&areas_lock);
+	return true;
 }

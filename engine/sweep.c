@@ -155,15 +155,16 @@ static void sweep_at(ktime_t at)
 	mod_delayed_work(system_dfl_wq, &sweep_later, ns > 0 ? nsecs_to_jiffies(ns) + 1 : 0);
 }
 
-/* A round has ended: tell of it, and of what is registered. */
-static void tell(void)
+/* A round has ended: tell of it, and of what is registered. False: that is not known now. */
+static bool tell(void)
 {
 	struct told new = { };
 	struct work_time start = work_begin();
 
 	regions_bury_dead();
 	regions_settle();
-	regions_totals(&new.regions);
+	if (!regions_totals(&new.regions))
+		return false;
 	new.kernel_pages = shared_count();
 	new.metadata = new.regions.metadata + index_bytes() + shared_table_bytes() +
 		       pool_blocks() * PAGE_SIZE;
@@ -175,20 +176,24 @@ static void tell(void)
 	/* Where much is registered, this is what takes long. */
 	last_worked += work_end(start);
 	spin_unlock(&last_lock);
+	return true;
 }
 
 static void sweep_work(struct work_struct *work)
 {
-	bool ended;
+	/* A round has ended that nobody was told of. */
+	static bool ended;
 
-	mutex_lock(&sweep_mutex);
-	ended = sweep(RUN_BLOCKS);
-	mutex_unlock(&sweep_mutex);
 	if (!ended) {
+		mutex_lock(&sweep_mutex);
+		ended = sweep(RUN_BLOCKS);
+		mutex_unlock(&sweep_mutex);
+	}
+	if (!ended || !tell()) {
 		sweep_at(ktime_add_ms(ktime_get(), 1));
 		return;
 	}
-	tell();
+	ended = false;
 	if (pool_used() || !regions_empty() || READ_ONCE(asked))
 		sweep_at(due());
 }
@@ -215,7 +220,9 @@ void sweep_some(void)
 {
 	if (!mutex_trylock(&sweep_mutex))
 		return;
-	sweep(NOW_BLOCKS);
+	/* The end of a round may be in the first of these blocks. */
+	if (sweep(NOW_BLOCKS))
+		sweep(NOW_BLOCKS);
 	mutex_unlock(&sweep_mutex);
 }
 

@@ -323,7 +323,7 @@ struct ksmdev_totals {
 	long scanned, skipped, hashed, metadata;
 };
 
-void regions_totals(struct ksmdev_totals *totals);
+bool regions_totals(struct ksmdev_totals *totals);
 
 /* engine/domain.c */
 struct domain *domain_get(kuid_t owner);
