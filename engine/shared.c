@@ -286,14 +286,15 @@ static bool reserve(void)
 /**
  * shared_room() - may there be more shared pages
  *
- * At the bound it is time to find out about some of the pages that are gone.
+ * Where a piece of work may come to the bound it is time to find out about some of the pages that
+ * are gone.
  *
  * Context: Process; for a hint, once a piece of work.
  * Return: false if the bound is reached.
  */
 bool shared_room(void)
 {
-	if (shared_count() < READ_ONCE(ksmdev_max_kernel_pages))
+	if (shared_count() + CHUNK_SLOTS <= READ_ONCE(ksmdev_max_kernel_pages))
 		return true;
 	sweep_some();
 	return shared_count() < READ_ONCE(ksmdev_max_kernel_pages);

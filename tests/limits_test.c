@@ -265,11 +265,69 @@ TEST_F(limit, free_at_once)
 			EXPECT_LE(shared + (long)n - (long)slack, ksm_memfree());
 			break;
 		default:
+			/* Nobody knows of it any more. */
+			close(self->area);
 			ASSERT_EQ(0, munmap(mem, 2 * n * PGSZ));
 			EXPECT_LE(shared + (long)n - (long)slack, ksm_memfree());
+			self->area = ksm_area(&self->k);
 		}
 	}
 	EXPECT_TRUE(wait_no_kernel_pages(&self->k));
+}
+
+/* And those of a process that is killed. */
+TEST_F(limit, free_when_killed)
+{
+	const size_t n = 8192, slack = 1024;
+	char *mem = ksm_mmap(2 * n);
+	struct ksm_child c;
+	long shared;
+
+	ksm_spawn(&c);
+	ksm_call(&c, ksm_fn_fill, mem, n, 1);
+	ksm_call(&c, ksm_fn_fill, mem + n * PGSZ, n, 1);
+	ASSERT_EQ(0, ksm_call(&c, ksm_fn_register, self->area, mem, 2 * n));
+	ksm_merge_all(&self->k);
+	ASSERT_EQ(n, ksm_same_frames(c.pid, mem, c.pid, mem + n * PGSZ, n));
+	shared = ksm_memfree();
+	ksm_kill(&c);
+	EXPECT_TRUE(ksm_wait_memfree(shared + (long)n - (long)slack));
+	EXPECT_TRUE(wait_no_kernel_pages(&self->k));
+}
+
+/* A job after the other, each with contents of its own: what they leave is in nobody's way. */
+TEST_F(limit, jobs)
+{
+	enum { JOBS = 48 };
+	const long n = 128;
+	char *mem = ksm_mmap(2 * n);
+	int at_once = 0;
+	struct ksm_child c;
+	long area;
+
+	/* Half of them reach the bound. */
+	set_limit(n * JOBS / 2);
+	for (int job = 0; job < JOBS; job++) {
+		long merged, all;
+
+		ksm_spawn(&c);
+		ksm_call(&c, ksm_fn_fill, mem, n, job);
+		ksm_call(&c, ksm_fn_fill, mem + n * PGSZ, n, job);
+		area = ksm_call(&c, ksm_fn_area_register, self->k.dev, mem, 2 * n);
+		ASSERT_LE(0, area);
+		merged = ksm_call(&c, ksm_fn_merge_range, area, mem, 2 * n);
+		ASSERT_LE(0, merged);
+		at_once += merged == 2 * n;
+		/* The work item that counts may be just in the way. */
+		for (all = merged; all < 2 * n && merged >= 0; all += merged) {
+			usleep(20000);
+			merged = ksm_call(&c, ksm_fn_merge_range, area, mem, 2 * n);
+		}
+		EXPECT_EQ(2 * n, all);
+		ksm_end(&c);
+	}
+	TH_LOG("%d of %d jobs shared all of it in one call", at_once, JOBS);
+	EXPECT_LT(JOBS - JOBS / 8, at_once);
 }
 
 /*
