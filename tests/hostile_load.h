@@ -174,7 +174,8 @@ static void hostile_delegate(void)
 /* With the device, or without; returns when all of it is at work. */
 static void hostile_begin(struct ksm_child *driver, int dev)
 {
-	double end = ksm_now() + 10 * KSM_PATIENCE;
+	/* Each has a sixtieth of a processor until all are at work, and some have to fork. */
+	double end = ksm_now() + 30 * KSM_PATIENCE;
 
 	hostile->dev = dev;
 	hostile->deaths = 0;
