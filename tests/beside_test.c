@@ -10,9 +10,9 @@
  * run. None is judged: what must happen happens within KSM_PATIENCE, or does not. The lines with
  * "beside:" are what make check-neighbours prints in the end.
  */
-#include <pthread.h>
 #include <sys/mman.h>
 
+#include "ksm_busy.h"
 #include "ksm_cgroup.h"
 #include "ksm_harness.h"
 
@@ -31,17 +31,6 @@ static double longest(double a, double b)
 	return a > b ? a : b;
 }
 
-/* A process in a group, or in none, with memory that it has filled and registered. */
-static void tenant(const struct ksm *k, struct ksm_child *c, const char *group, char *mem, int seed)
-{
-	ksm_spawn(c);
-	if (group)
-		ksm_cgroup_write(group, "cgroup.procs", c->pid);
-	ksm_call(c, ksm_fn_fill, mem, N, seed);
-	if (ksm_call(c, ksm_fn_area_register, k->dev, mem, N) < 0)
-		ksm_die("a tenant cannot register its memory");
-}
-
 /* Seconds until kksmd has all of it shared by the two; more than KSM_PATIENCE if it does not. */
 static double share(const struct ksm *k, struct ksm_child *c, const char *mem)
 {
@@ -56,40 +45,13 @@ static double share(const struct ksm *k, struct ksm_child *c, const char *mem)
 	return took;
 }
 
-static void *map_main(void *arg)
-{
-	for (;;) {
-		char *p = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			       -1, 0);
-
-		if (p == MAP_FAILED)
-			continue;
-		p[0] = p[MIB - PGSZ] = 1;
-		munmap(p, MIB);
-	}
-	return arg;
-}
-
-static void *burn_main(void *arg)
-{
-	for (volatile unsigned long i = 0;; i++)
-		;
-	return arg;
-}
-
 /* Threads that map and unmap for ever, so that the mmap lock is never free; others that burn CPU. */
 static long fn_busy(long mapping, long burning, long unused, long unused2)
 {
-	pthread_t id;
-
 	(void)unused;
 	(void)unused2;
-	while (mapping--)
-		if (pthread_create(&id, NULL, map_main, NULL))
-			ksm_die("a thread cannot be made");
-	while (burning--)
-		if (pthread_create(&id, NULL, burn_main, NULL))
-			ksm_die("a thread cannot be made");
+	if (!ksm_busy_threads(mapping, ksm_busy_mapper) || !ksm_busy_threads(burning, ksm_busy_loop))
+		ksm_die("a thread cannot be made");
 	return 0;
 }
 
@@ -163,7 +125,7 @@ FIXTURE_SETUP(beside)
 	ksm_cgroup_write(TROUBLE, "memory.swap.max", 0);
 	self->mem = ksm_mmap(N);
 	for (int i = 0; i < 2; i++)
-		tenant(&self->k, &self->other[i], OTHER, self->mem, 1);
+		ksm_cgroup_tenant(&self->k, &self->other[i], OTHER, self->mem, N, 1);
 }
 
 FIXTURE_TEARDOWN(beside)
@@ -188,7 +150,7 @@ static void one_round(struct ksm *k, struct ksm_child *trouble, struct ksm_child
 	double now;
 
 	for (int i = 0; i < 2; i++) {
-		tenant(k, &trouble[i], TROUBLE, mem, seed);
+		ksm_cgroup_tenant(k, &trouble[i], TROUBLE, mem, N, seed);
 		ksm_call(&other[i], ksm_fn_fill, mem, N, seed + 1);
 	}
 	/* That is done once a second, and would be most of what is measured. */
@@ -254,7 +216,7 @@ FIXTURE_SETUP(own)
 	ksm_cgroup_make(TROUBLE);
 	self->mem = ksm_mmap(N);
 	for (int i = 0; i < 2; i++)
-		tenant(&self->k, &self->c[i], TROUBLE, self->mem, 1);
+		ksm_cgroup_tenant(&self->k, &self->c[i], TROUBLE, self->mem, N, 1);
 }
 
 FIXTURE_TEARDOWN(own)

@@ -66,6 +66,24 @@ FIXTURE_SETUP(held)
 	}
 }
 
+static void hold_all(char *mem, int (*pipes)[2])
+{
+	for (int i = 0; i < PIPES; i++) {
+		struct iovec iov = { mem + i * PIPE_PAGES * PGSZ, PIPE_PAGES * PGSZ };
+
+		if (vmsplice(pipes[i][1], &iov, 1, 0) != (ssize_t)iov.iov_len)
+			ksm_die("a pipe does not take the pages: %m");
+	}
+}
+
+static void let_go(int (*pipes)[2])
+{
+	for (int i = 0; i < PIPES; i++) {
+		close(pipes[i][0]);
+		close(pipes[i][1]);
+	}
+}
+
 FIXTURE_TEARDOWN(held)
 {
 	ksm_finish(&self->k);
@@ -89,11 +107,7 @@ TEST_F(held, no_candidates)
 		ksm_merge_all(&self->k);
 		ASSERT_EQ(ksm_stat("pages_shared"), 1);
 	}
-	for (int i = 0; i < PIPES; i++) {
-		struct iovec iov = { self->mem + i * PIPE_PAGES * PGSZ, PIPE_PAGES * PGSZ };
-
-		ASSERT_EQ(vmsplice(self->pipes[i][1], &iov, 1, 0), (ssize_t)iov.iov_len);
-	}
+	hold_all(self->mem, self->pipes);
 	unshared = ksm_stat("pages_unshared");
 	ASSERT_EQ(ksm_register(area, self->mem, N), 0);
 	ksm_merge_all(&self->k);
@@ -102,10 +116,7 @@ TEST_F(held, no_candidates)
 	EXPECT_GE(ksm_stat("pages_unshared"), unshared);
 	EXPECT_LE(ksm_stat("pages_unshared"), unshared + 4);
 	/* Nobody has forgotten them. */
-	for (int i = 0; i < PIPES; i++) {
-		close(self->pipes[i][0]);
-		close(self->pipes[i][1]);
-	}
+	let_go(self->pipes);
 	ksm_merge_held(&self->k);
 	if (variant->zero) {
 		EXPECT_EQ(ksm_stat("zero_pages"), N);
@@ -126,19 +137,12 @@ TEST_F(held, leave_no_page)
 			memset(ksm_page(self->mem, i), 0, PGSZ);
 		else
 			ksm_fill_page(ksm_page(self->mem, i), 1, i / 2);
-	for (int i = 0; i < PIPES; i++) {
-		struct iovec iov = { self->mem + i * PIPE_PAGES * PGSZ, PIPE_PAGES * PGSZ };
-
-		ASSERT_EQ(vmsplice(self->pipes[i][1], &iov, 1, 0), (ssize_t)iov.iov_len);
-	}
+	hold_all(self->mem, self->pipes);
 	ASSERT_EQ(ksm_register(area, self->mem, N), 0);
 	ksm_merge_held(&self->k);
 	EXPECT_EQ(ksm_distinct(0, self->mem, N), N);
 	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
-	for (int i = 0; i < PIPES; i++) {
-		close(self->pipes[i][0]);
-		close(self->pipes[i][1]);
-	}
+	let_go(self->pipes);
 }
 
 /* ---- numbers ---- */

@@ -13,7 +13,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -21,6 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "ksm_busy.h"
 #include "ksm_util.h"
 
 #ifndef MADV_COLLAPSE
@@ -123,14 +123,8 @@ static char *hostile_map(size_t npages)
 
 static void hostile_threads(int nr, void *(*main)(void *))
 {
-	pthread_attr_t attr;
-	pthread_t id;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, 64 << 10);
-	while (nr--)
-		if (pthread_create(&id, &attr, main, NULL))
-			_exit(1);
+	if (!ksm_busy_threads(nr, main))
+		_exit(1);
 }
 
 /* ---- the actors; each function is one turn, with memory and an area of its own ---- */
@@ -150,40 +144,19 @@ static void turn_wave(struct actor *a)
 	hostile_write(a->mem, HOSTILE_PAGES, a->turn);
 }
 
-static void *busy_mapper(void *arg)
-{
-	for (;;) {
-		char *p = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			       -1, 0);
-
-		if (p == MAP_FAILED)
-			continue;
-		p[0] = p[(1 << 20) - PGSZ] = 1;
-		munmap(p, 1 << 20);
-	}
-	return arg;
-}
-
 /* The same with an mmap lock that is never free. */
 static void turn_mapper(struct actor *a)
 {
 	if (!a->turn)
-		hostile_threads(3, busy_mapper);
+		hostile_threads(3, ksm_busy_mapper);
 	turn_wave(a);
-}
-
-static void *busy_loop(void *arg)
-{
-	for (volatile unsigned long i = 0;; i++)
-		;
-	return arg;
 }
 
 /* Fifty busy siblings. */
 static void turn_siblings(struct actor *a)
 {
 	if (!a->turn)
-		hostile_threads(49, busy_loop);
+		hostile_threads(49, ksm_busy_loop);
 	for (volatile unsigned long i = 0; i < 1000000; i++)
 		;
 }
@@ -192,7 +165,7 @@ static void turn_siblings(struct actor *a)
 static void turn_burn(struct actor *a)
 {
 	if (!a->turn)
-		hostile_threads(1, busy_loop);
+		hostile_threads(1, ksm_busy_loop);
 	for (volatile unsigned long i = 0; i < 1000000; i++)
 		;
 }

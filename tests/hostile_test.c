@@ -280,8 +280,8 @@ FIXTURE_SETUP(hostile)
 	ASSERT_EQ(0, prctl(PR_SET_CHILD_SUBREAPER, 1));
 	/* Tenants are killed for their limits all the time: not a list of all tasks each time. */
 	ksm_write_file("/proc/sys/vm/oom_dump_tasks", "0");
-	self->cpu = !ksm_write_file(KSM_CGROUPS "/cgroup.subtree_control", "+cpu");
 	ksm_cgroup_make(VICTIM);
+	self->cpu = ksm_cgroup_has_cpu(VICTIM);
 	for (int i = 0; i < 2; i++) {
 		struct ksm_child *c = &self->victim.process[i];
 

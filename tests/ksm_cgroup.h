@@ -108,6 +108,18 @@ static inline void ksm_cgroup_remove(const char *group)
 	rmdir(path);
 }
 
+/* A process in a group, or in none, with memory that it has filled and registered. */
+static inline void ksm_cgroup_tenant(const struct ksm *k, struct ksm_child *c, const char *group,
+				     char *mem, size_t n, int seed)
+{
+	ksm_spawn(c);
+	if (group)
+		ksm_cgroup_write(group, "cgroup.procs", c->pid);
+	ksm_call(c, ksm_fn_fill, mem, n, seed);
+	if (ksm_call(c, ksm_fn_area_register, k->dev, mem, n) < 0)
+		ksm_die("a tenant cannot register its memory");
+}
+
 /*
  * A process that does nothing in a group, and can be killed as any other is. Where those at work
  * there cannot be, it is the one that is, should anything have the OOM killer come.

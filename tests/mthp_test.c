@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 
 #include "ksm_harness.h"
+#include "ksm_told.h"
 
 #define THP	"/sys/kernel/mm/transparent_hugepage/"
 #define KB	(PGSZ == 4096 ? 64 : 2048)
@@ -109,14 +110,7 @@ static long fn_wrong_part(long mem, long common, long seed, long unused)
 /* How many pages are parts of a large folio. */
 static long large(pid_t pid, const char *mem)
 {
-	long n = 0;
-
-	for (long i = 0; i < N; i++) {
-		uint64_t pfn = ksm_pfn(pid, ksm_page(mem, i));
-
-		n += pfn && (ksm_pfn_is(pfn, KPF_BIT_HEAD) || ksm_pfn_is(pfn, KPF_BIT_TAIL));
-	}
-	return n;
+	return told_flag(pid, mem, N, KPF_BIT_HEAD) + told_flag(pid, mem, N, KPF_BIT_TAIL);
 }
 
 static long same(const struct ksm_child *c, const char *mem)

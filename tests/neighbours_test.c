@@ -49,12 +49,7 @@ static struct ksm_child *tenant(struct ksm *k, struct ksm_child *c, int *nr, con
 				char *mem, size_t n, int seed)
 {
 	c += (*nr)++;
-	ksm_spawn(c);
-	if (group)
-		ksm_cgroup_write(group, "cgroup.procs", c->pid);
-	ksm_call(c, ksm_fn_fill, mem, n, seed);
-	if (ksm_call(c, ksm_fn_area_register, k->dev, mem, n) < 0)
-		ksm_die("a tenant cannot register its memory");
+	ksm_cgroup_tenant(k, c, group, mem, n, seed);
 	return c;
 }
 

@@ -8,11 +8,10 @@
  *
  * Runs in a VM of its own: tests/bench/run -w busy.
  */
-#include <pthread.h>
 #include <stdio.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
+#include "../ksm_busy.h"
 #include "pair.h"
 
 #define ROUNDS		3
@@ -21,33 +20,12 @@
 /* Then it is not going to happen. */
 #define PATIENCE	120
 
-static void *map_main(void *arg)
-{
-	const size_t size = 1 << 20;
-
-	for (;;) {
-		char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			       -1, 0);
-
-		if (p == MAP_FAILED)
-			continue;
-		p[0] = p[size - PGSZ] = 1;
-		munmap(p, size);
-	}
-	return arg;
-}
-
 static long fn_map(long threads, long unused, long unused2, long unused3)
 {
-	pthread_t id;
-
 	(void)unused;
 	(void)unused2;
 	(void)unused3;
-	while (threads--)
-		if (pthread_create(&id, NULL, map_main, NULL))
-			return -1;
-	return 0;
+	return ksm_busy_threads(threads, ksm_busy_mapper) ? 0 : -1;
 }
 
 static double measure(const struct scanner *scanner, bool busy)
