@@ -283,8 +283,7 @@ TEST_F(full, nobody_is_killed_for_sharing)
 	TH_LOG("%ld pages are shared", merged);
 	EXPECT_GT(N, merged);
 
-	/* Tasks of the group, with as much room as it takes them to say what came of it. */
-	ksm_cgroup_write(GROUP, "memory.max", current + 16 * PGSZ);
+	/* Tasks of the group. */
 	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_scan, self->k.scan, 8 * N, 0), 0);
 	merged = ksm_call(&self->c[1], ksm_fn_merge_range, area[1], self->mem, N);
 	EXPECT_TRUE(merged >= 0 || merged == -ENOMEM);

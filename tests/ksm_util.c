@@ -1153,26 +1153,31 @@ static bool read_all(int fd, void *buf, size_t size)
 	return true;
 }
 
-static void __attribute__((noreturn)) serve(int fd)
+static void __attribute__((noreturn)) serve(int calls, int answers)
 {
 	struct call call;
+	long result = 0;
 
-	while (read_all(fd, &call, sizeof(call))) {
-		long result = call.fn(call.arg[0], call.arg[1], call.arg[2], call.arg[3]);
-
-		if (write(fd, &result, sizeof(result)) != sizeof(result))
-			break;
-	}
+	/*
+	 * The first answer is to nothing. The pipe keeps the page that it takes, so those that
+	 * follow need no memory, which a full cgroup has none of: who sends by a socket there is
+	 * killed for it.
+	 */
+	while (write(answers, &result, sizeof(result)) == sizeof(result) &&
+	       read_all(calls, &call, sizeof(call)))
+		result = call.fn(call.arg[0], call.arg[1], call.arg[2], call.arg[3]);
 	_exit(0);
 }
 
 void ksm_spawn(struct ksm_child *c)
 {
 	pid_t parent = getpid();
-	int fds[2];
+	int calls[2], answers[2];
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, calls))
 		ksm_die("socketpair: %s", strerror(errno));
+	if (pipe2(answers, O_CLOEXEC))
+		ksm_die("pipe: %s", strerror(errno));
 	fflush(stdout);
 	fflush(stderr);
 	c->pid = fork();
@@ -1182,18 +1187,22 @@ void ksm_spawn(struct ksm_child *c)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)
 			_exit(1);
-		close(fds[0]);
-		serve(fds[1]);
+		close(calls[0]);
+		close(answers[0]);
+		serve(calls[1], answers[1]);
 	}
-	close(fds[1]);
-	c->fd = fds[0];
+	close(calls[1]);
+	close(answers[1]);
+	c->calls = calls[0];
+	c->answers = answers[0];
+	ksm_call_finish(c);
 }
 
 void ksm_call_start(struct ksm_child *c, ksm_fn fn, long a, long b, long d, long e)
 {
 	struct call call = { .fn = fn, .arg = { a, b, d, e } };
 
-	if (write(c->fd, &call, sizeof(call)) != sizeof(call))
+	if (write(c->calls, &call, sizeof(call)) != sizeof(call))
 		ksm_die("helper process %d is gone; see the kernel log", c->pid);
 }
 
@@ -1201,7 +1210,7 @@ long ksm_call_finish(struct ksm_child *c)
 {
 	long result;
 
-	if (!read_all(c->fd, &result, sizeof(result)))
+	if (!read_all(c->answers, &result, sizeof(result)))
 		ksm_die("helper process %d died at work; see the kernel log", c->pid);
 	return result;
 }
@@ -1230,15 +1239,17 @@ int ksm_end(struct ksm_child *c)
 	 * Children made later hold a copy of this fd, so close() alone would not
 	 * give the child its end of file.
 	 */
-	shutdown(c->fd, SHUT_RDWR);
-	close(c->fd);
+	shutdown(c->calls, SHUT_RDWR);
+	close(c->calls);
+	close(c->answers);
 	return reap(c);
 }
 
 int ksm_kill(struct ksm_child *c)
 {
 	kill(c->pid, SIGKILL);
-	close(c->fd);
+	close(c->calls);
+	close(c->answers);
 	return reap(c);
 }
 

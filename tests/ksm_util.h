@@ -286,7 +286,8 @@ int ksm_open_kvm(void);
 /**
  * struct ksm_child - a process that runs functions of this program on demand
  * @pid: its process id
- * @fd: our end of the socket
+ * @calls: our end of the socket by which it is told what to do
+ * @answers: our end of the pipe by which it says what came of it
  *
  * It is a fork of the caller, so what the caller mapped before is at the same
  * address in it, and functions have the same addresses too. It dies with the
@@ -294,7 +295,8 @@ int ksm_open_kvm(void);
  */
 struct ksm_child {
 	pid_t pid;
-	int fd;
+	int calls;
+	int answers;
 };
 
 typedef long (*ksm_fn)(long a, long b, long c, long d);
