@@ -193,6 +193,8 @@ struct page *ksmdev_kpage_alloc(struct page *from)
 	copy_bytes(page, from);
 	__SetPageUptodate(page);
 	__folio_set_swapbacked(page_folio(page));
+	/* As what it stands for, which no pte says here: smaps tells of it. */
+	folio_set_dirty(page_folio(page));
 	INIT_LIST_HEAD(&kpage(page)->lru);
 	kpage(page)->owner = NULL;
 	ksmdev_payer_begin(page);

@@ -186,6 +186,7 @@ TEST_F(device, mapping_and_process)
 	EXPECT_EQ(ksm_smaps(addr, "Rss"), (long)(rss_)); \
 	EXPECT_EQ(ksm_smaps(addr, "Anonymous"), (long)(rss_)); \
 	EXPECT_EQ(ksm_smaps(addr, "LazyFree"), 0); \
+	EXPECT_EQ(ksm_smaps(addr, "Private_Clean") + ksm_smaps(addr, "Shared_Clean"), 0); \
 	EXPECT_EQ(ksm_smaps(addr, "Pss"), (long)(pss)); \
 	EXPECT_EQ(told_numa(0, addr, "anon"), (long)(rss_)); \
 } while (0)
