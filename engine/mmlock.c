@@ -5,9 +5,8 @@
  * A scan only tries: a process that holds its lock for long, or hangs while it does, delays the
  * sharing of its own pages and of nobody else's. But where threads take it in turns there
  * is always one that waits for it, and then a try fails every time. So kksmd, where the try
- * failed, waits in the queue as everybody does, for a short time. Who lets it wait in vain,
- * is stopped or out of CPU time, does so once: there is no waiting for anybody then for
- * many times as long as that took.
+ * failed, waits in the queue as everybody does, for a short time, and in sum for a part of all
+ * time: who lets it wait, in vain or not, once or for each page, delays others by that part.
  *
  * A kernel thread cannot wait for a lock with a time limit. It can wait until it gets a fatal
  * signal, which is what its alarm sends; from users it takes none.
@@ -17,9 +16,10 @@
 
 #include "../include/scan.h"
 
-/* How long to wait; and for how long not to, in times that, after one in vain. */
+/* How long to wait at most, and no more than one part in so many of all time. */
 #define WAIT_MS		50
-#define VAIN_PART	10
+#define WAIT_NS		(WAIT_MS * NSEC_PER_MSEC)
+#define WAIT_PART	3
 
 static void ring(struct timer_list *timer)
 {
@@ -43,12 +43,19 @@ void mmlock_wait(struct ksmdev_scan *scan)
 
 static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
 {
+	u64 begin = ktime_get_ns(), now;
 	bool locked;
 
+	if (scan->waiter != current || begin < scan->wait_from)
+		return false;
 	mod_timer(&scan->alarm, jiffies + msecs_to_jiffies(WAIT_MS));
 	locked = !mmap_read_lock_killable(mm);
 	timer_delete_sync(&scan->alarm);
 	flush_signals(current);
+	now = ktime_get_ns();
+	/* What was not used lately is saved up, but for no more than one long wait. */
+	scan->wait_from = max(scan->wait_from, begin - min(begin, (WAIT_PART - 1) * WAIT_NS)) +
+			  WAIT_PART * (now - begin);
 	return locked;
 }
 
@@ -63,16 +70,8 @@ static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
  */
 bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since)
 {
-	if (!mmap_read_trylock(mm)) {
-		u64 now = ktime_get_ns();
-
-		if (scan->waiter != current || now < scan->in_vain_until)
-			return false;
-		if (!wait_for(scan, mm)) {
-			scan->in_vain_until = ktime_get_ns() + VAIN_PART * (ktime_get_ns() - now);
-			return false;
-		}
-	}
+	if (!mmap_read_trylock(mm) && !wait_for(scan, mm))
+		return false;
 	*since = hold_begin(mm);
 	return true;
 }

@@ -56,7 +56,7 @@ struct due {
  * @at_once: do not wait until a page was seen unchanged; wait for locks instead
  * @waiter: the thread that waits for mmap locks; NULL if none does
  * @alarm: ends such a wait
- * @in_vain_until: no more waits until then, in ns
+ * @wait_from: no more waits until then, in ns
  * @merged: pages merged so far by the current call
  * @max_merges: when it returns
  * @start: of the range of @mm that @merged_there is about
@@ -91,7 +91,7 @@ struct ksmdev_scan {
 	bool at_once;
 	struct task_struct *waiter;
 	struct timer_list alarm;
-	u64 in_vain_until;
+	u64 wait_from;
 	unsigned long merged;
 	unsigned long max_merges;
 	unsigned long start;
