@@ -10,9 +10,9 @@
  * The pace is one of two. Fixed: a thread visits its part of pages_to_scan, sleeps,
  * and so on. With a budget of CPU time, a thread works for a slice of time, then
  * sleeps until what that took is no more than its part of the budget. After a pass
- * that found little changed all of them pause, for twice as long each time; a
- * registration ends the pause, and a pass that found changes makes the next one
- * short.
+ * that found little changed all of them pause, for twice as long each time, but not
+ * for long if it left something that it could not get a lock for; a registration ends
+ * the pause, and a pass that found changes makes the next one short.
  */
 #define pr_fmt(fmt) "ksmdev: " fmt
 
@@ -36,6 +36,8 @@
 /* The pause between two passes, with a budget. */
 #define MIN_PAUSE_NS (20 * NSEC_PER_MSEC)
 #define MAX_PAUSE_NS (20ULL * NSEC_PER_SEC)
+/* The longest, if what there was to be done could not be done at once. */
+#define LEFT_PAUSE_NS NSEC_PER_SEC
 
 /* A pass that had to read no more than one page in so many found little changed. */
 #define LITTLE 64
@@ -201,6 +203,7 @@ static void pass_ended(void)
 	unsigned long passes = tour_passes(&tour_all);
 	struct ksmdev_totals totals;
 	long scanned, skipped;
+	bool left;
 
 	/* What cannot be known now is known after another pass. */
 	if (READ_ONCE(pacing.passes) == passes || !regions_totals(&totals))
@@ -210,11 +213,12 @@ static void pass_ended(void)
 		goto out;
 	scanned = totals.scanned - pacing.scanned;
 	skipped = totals.skipped - pacing.skipped;
+	left = xchg(&tour_all.left, false);
 	/* What was registered meanwhile may not have been visited yet. */
 	if (pacing.news != pacing.last_news || scanned - skipped > scanned / LITTLE)
 		pacing.pause = MIN_PAUSE_NS;
 	else
-		pacing.pause = min(pacing.pause * 2, MAX_PAUSE_NS);
+		pacing.pause = min(pacing.pause * 2, left ? LEFT_PAUSE_NS : MAX_PAUSE_NS);
 	WRITE_ONCE(pacing.resume, ktime_add_ns(ktime_get(), pacing.pause));
 	pacing.last_news = pacing.news;
 	WRITE_ONCE(pacing.passes, passes);

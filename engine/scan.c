@@ -330,6 +330,8 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 			usleep_range(BUSY_US, 2 * BUSY_US);
 			continue;
 		}
+		if ((result == PIECE_LOCKED || result == PIECE_BUSY) && scan->tour)
+			WRITE_ONCE(scan->tour->left, true);
 		start = next;
 		cond_resched();
 	}

@@ -99,10 +99,11 @@ enum region_tree {
  * @waits_until: when to ask for it again; 0: it is not waited for
  * @lost: for how long it was waited for since @waits_from, while others were faster
  * @lost_before: the same for the pass's pieces before it
+ * @left: a piece was left, since somebody else had a lock
  * @looks: this pass looks at all shared pages
  * @looked: the last one of a domain's tour that did began then, in jiffies
  *
- * Guarded by regions_lock, but for the last two.
+ * Guarded by regions_lock, but for the last three.
  */
 struct tour {
 	struct rb_root regions;
@@ -112,6 +113,7 @@ struct tour {
 	unsigned long passes;
 	u64 waits_from, waits_until;
 	u64 lost, lost_before;
+	bool left;
 	bool looks;
 	unsigned long looked;
 };
