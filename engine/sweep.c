@@ -51,11 +51,11 @@ static u64 worked;
 /* The last one, and what is told of all since the last that the work item did. */
 static DEFINE_SPINLOCK(last_lock);
 static struct sums last;
-static ktime_t last_begun, last_ended;
+static ktime_t last_begun;
 static u64 last_worked;
 static bool asked;
 static struct told told;
-static ktime_t told_begun;
+static ktime_t told_begun, told_at;
 
 static void sweep_work(struct work_struct *work);
 static DECLARE_DELAYED_WORK(sweep_later, sweep_work);
@@ -105,7 +105,6 @@ static void publish(void)
 	spin_lock(&last_lock);
 	last = now;
 	last_begun = begun;
-	last_ended = ktime_get();
 	last_worked = div64_u64(worked * (now.kept + 1), now.kept + now.dropped + 1);
 	spin_unlock(&last_lock);
 	begun = 0;
@@ -143,7 +142,8 @@ static ktime_t due(void)
 	spin_lock(&last_lock);
 	pause = asked ? max_t(u64, ASKED_MIN_NS, last_worked * ASKED_PART) :
 			max_t(u64, IDLE_MIN_NS, last_worked * IDLE_PART);
-	at = ktime_add_ns(last_ended, pause);
+	/* Not since a scan ended a round by itself: who reads is told by the work item alone. */
+	at = ktime_add_ns(told_at, pause);
 	spin_unlock(&last_lock);
 	return at;
 }
@@ -173,6 +173,7 @@ static bool tell(void)
 	new.sharing = last.sharing;
 	told = new;
 	told_begun = last_begun;
+	told_at = ktime_get();
 	/* Where much is registered, this is what takes long. */
 	last_worked += work_end(start);
 	spin_unlock(&last_lock);
