@@ -313,6 +313,7 @@ TEST_F(limit, jobs)
 	/* Half of them reach the bound. */
 	set_limit(n * JOBS / 2);
 	for (int job = 0; job < JOBS; job++) {
+		const double end = ksm_now() + KSM_PATIENCE;
 		long merged, all;
 
 		ksm_spawn(&c);
@@ -324,7 +325,7 @@ TEST_F(limit, jobs)
 		ASSERT_LE(0, merged);
 		at_once += merged == 2 * n;
 		/* The work item that counts may be just in the way. */
-		for (all = merged; all < 2 * n && merged >= 0; all += merged) {
+		for (all = merged; all < 2 * n && merged >= 0 && ksm_now() < end; all += merged) {
 			usleep(20000);
 			merged = ksm_call(&c, ksm_fn_merge_range, area, mem, 2 * n);
 		}

@@ -249,6 +249,8 @@ static long fn_own_cpu(long cpu, long state, long mem, long npages)
 	double end;
 
 	ksm_use_cpu(cpu);
+	/* What others left there, with some pages more, would do the work. */
+	ksm_drain_batches();
 	if (sched_setscheduler(0, SCHED_FIFO, &param))
 		return -errno;
 	end = ksm_now() + HANGS / 4;

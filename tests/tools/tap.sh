@@ -24,7 +24,8 @@ counted() {
 	shift
 	asked=$(hundredths)
 	while [ $i -lt 600 ]; do
-		waited=$((($(hundredths) - asked) * 10))
+		# Asked may have been up to a hundredth later.
+		waited=$((($(hundredths) - asked - 1) * 10))
 		[ "$(cat "$dir/stats_age_ms")" -ge $waited ] || break
 		sleep 0.1
 		i=$((i + 1))
