@@ -131,7 +131,19 @@ static unsigned int window_count(unsigned int low, unsigned int high)
 	return 1U << max(fls(low ^ high), WINDOW_MIN_BITS);
 }
 
-/* Slots and what was seen are apart: each has a size that the allocator has. */
+static void window_free(struct window *window)
+{
+	if (window->count == CHUNK_SLOTS)
+		free_page((unsigned long)window->slots);
+	else
+		kfree(window->slots);
+	kfree(window->seen);
+}
+
+/*
+ * Slots and what was seen are apart: each has a size that the allocator has.
+ * Return: false if there is no memory; there is nothing to free then.
+ */
 static bool window_alloc(struct window *window, unsigned int low, unsigned int high)
 {
 	window->count = window_count(low, high);
@@ -141,16 +153,10 @@ static bool window_alloc(struct window *window, unsigned int low, unsigned int h
 	else
 		window->slots = kcalloc(window->count, sizeof(*window->slots), GFP_SCAN);
 	window->seen = kcalloc(window->count, sizeof(*window->seen), GFP_SCAN);
-	return window->slots && window->seen;
-}
-
-static void window_free(struct window *window)
-{
-	if (window->count == CHUNK_SLOTS)
-		free_page((unsigned long)window->slots);
-	else
-		kfree(window->slots);
-	kfree(window->seen);
+	if (window->slots && window->seen)
+		return true;
+	window_free(window);
+	return false;
 }
 
 static struct window window_of(const struct chunk *chunk)
@@ -205,8 +211,8 @@ static struct chunk *chunk_alloc(struct region *region, unsigned long addr, unsi
 err_id:
 	region_put(region);
 	mutex_destroy(&chunk->lock);
-err_window:
 	window_free(&window);
+err_window:
 	kfree(chunk);
 err_used:
 	atomic_dec(used);

@@ -826,8 +826,13 @@ TEST_F(limit, failing_allocations)
 			if (calls[i] == try_unmerge)
 				ksm_merge_all(&self->k);
 			/* What the last try has merged would want nothing. */
-			if (calls[i] == try_scan || calls[i] == try_merge_range)
+			if (calls[i] == try_scan || calls[i] == try_merge_range) {
 				ASSERT_EQ(0, ksm_unmerge(self->area));
+				/* And a window that has to grow. */
+				ASSERT_EQ(0, madvise(ksm_page(mem, 8), 56 * PGSZ, MADV_DONTNEED));
+				ASSERT_EQ(0, ksm_merge_range(self->area, mem, 8, NULL));
+				ksm_fill_same(ksm_page(mem, 8), 56, 1);
+			}
 			fail_nth(n);
 			ret = calls[i](&self->k, self->area, mem);
 			hit = failed_nth();
