@@ -490,6 +490,8 @@ static void __exit ksmdev_exit(void)
 {
 	misc_deregister(&ksm_misc);
 	ksmdev_kksmd_exit();
+	/* In this order: rounds bury regions, and what buries them has the index resized. */
+	ksmdev_sweep_exit();
 	ksmdev_areas_exit();
 	ksmdev_drain_exit();
 	ksmdev_index_exit();

@@ -433,7 +433,6 @@ void shared_exit(void)
 {
 	unsigned long nr = 0;
 
-	sweep_exit();
 	unregister_memory_notifier(&memory_block);
 	while (pool_visit(&nr, drop_any, NULL))
 		cond_resched();

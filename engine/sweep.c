@@ -17,6 +17,7 @@
 #include <linux/workqueue.h>
 
 #include "../include/compat.h"
+#include "../include/engine.h"
 #include "../include/shared.h"
 
 /* What one run of the work item, and a caller who cannot wait for it, goes over. */
@@ -185,8 +186,8 @@ static void sweep_work(struct work_struct *work)
 	/* A round has ended that nobody was told of. */
 	static bool ended;
 
-	if (!ended) {
-		mutex_lock(&sweep_mutex);
+	/* A scan may have it, of a task that does not get to run. */
+	if (!ended && mutex_trylock(&sweep_mutex)) {
 		ended = sweep(RUN_BLOCKS);
 		mutex_unlock(&sweep_mutex);
 	}
@@ -353,11 +354,14 @@ void sweep_tell(struct told *copy)
 }
 
 /**
- * sweep_exit() - no more rounds
+ * ksmdev_sweep_exit() - no more rounds
  *
- * Context: Module exit; nobody asks any more. May sleep.
+ * A round also drops what was registered by processes that are gone, so this comes before the
+ * end of what that hands work to.
+ *
+ * Context: Module exit; nobody scans or asks any more. May sleep.
  */
-void sweep_exit(void)
+void ksmdev_sweep_exit(void)
 {
 	cancel_delayed_work_sync(&sweep_later);
 }

@@ -45,6 +45,9 @@ void ksmdev_kksmd_exit(void);
 extern const struct attribute_group ksmdev_stats_group;
 void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area, bool (*interrupted)(void));
 
+/* Shared pages gone over. engine/sweep.c */
+void ksmdev_sweep_exit(void);
+
 /* Indexes. engine/index.c, engine/shared.c */
 int ksmdev_index_init(void);
 void ksmdev_index_exit(void);

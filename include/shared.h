@@ -67,6 +67,5 @@ bool shared_drop_stale(struct shared_entry *entry);
 
 /* engine/sweep.c */
 void sweep_some(void);
-void sweep_exit(void);
 
 #endif /* KSMDEV_SHARED_H */
