@@ -333,12 +333,14 @@ void ksmdev_kpage_leave(struct page *page, const void *owner)
 {
 	int err = ksmdev_kpage_get(page, owner);
 
-	if (!err) {
-		ksmdev_kpage_forget(page);
+	/*
+	 * It keeps the name of its owner, who is gone: by that the next load knows it for one that
+	 * is on no list, see adopt.c.
+	 */
+	if (!err)
 		put_page(page);
-	} else if (err == -EBUSY) {
+	if (err != -ENOENT)
 		WRITE_ONCE(left_behind, true);
-	}
 }
 
 /**

@@ -196,4 +196,23 @@ TEST_F(reload, alone_at_the_next_load)
 	ksm_swap_off(&swap);
 }
 
+/* And also where nothing else is like it. */
+TEST_F(reload, alone_without_a_twin)
+{
+	struct ksm_swap swap;
+	struct ksm k;
+
+	ksm_swap_on(&swap, false, 4 * N);
+	ksm_end(&self->c[1]);
+	ksm_load();
+	ksm_begin(&k);
+	ASSERT_LE(0, ksm_call(&self->c[0], fn_register, self->mem, N, 0));
+	ksm_merge_all(&k);
+	EXPECT_EQ(ksm_call(&self->c[0], fn_page_out, self->mem, N, 0), N);
+	EXPECT_EQ(ksm_call(&self->c[0], ksm_fn_wrong, self->mem, N, 1), 0);
+	ksm_end(&self->c[0]);
+	ksm_finish(&k);
+	ksm_swap_off(&swap);
+}
+
 TEST_HARNESS_MAIN
