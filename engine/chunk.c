@@ -363,6 +363,23 @@ static bool chunk_forget(struct region *region, unsigned long addr)
 }
 
 /**
+ * region_known_from() - where in a region pages were seen
+ * @region: the region
+ * @addr: from where on
+ *
+ * Context: Any.
+ * Return: the start of the first chunk there that was scanned before, or the region's end.
+ */
+unsigned long region_known_from(struct region *region, unsigned long addr)
+{
+	unsigned long index = addr >> CHUNK_SHIFT;
+
+	if (!xa_find(&region->chunks, &index, (region->end - 1) >> CHUNK_SHIFT, XA_PRESENT))
+		return region->end;
+	return index << CHUNK_SHIFT;
+}
+
+/**
  * region_forget() - free the chunks that lie wholly in a range
  * @region: the region
  * @start: first address

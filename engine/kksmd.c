@@ -37,7 +37,7 @@
 #define MIN_PAUSE_NS (20 * NSEC_PER_MSEC)
 #define MAX_PAUSE_NS (20ULL * NSEC_PER_SEC)
 /* The longest, if what there was to be done could not be done at once. */
-#define LEFT_PAUSE_NS NSEC_PER_SEC
+#define LEFT_PAUSE_NS (50 * NSEC_PER_MSEC)
 
 /* A pass that had to read no more than one page in so many found little changed. */
 #define LITTLE 64
@@ -201,18 +201,17 @@ static void settle(struct worker *worker, const struct settings *set, ktime_t be
 static void pass_ended(void)
 {
 	unsigned long passes = tour_passes(&tour_all);
-	struct ksmdev_totals totals;
-	long scanned, skipped;
+	long all_scanned, all_skipped, scanned, skipped;
 	bool left;
 
-	/* What cannot be known now is known after another pass. */
-	if (READ_ONCE(pacing.passes) == passes || !regions_totals(&totals))
-		return;
 	spin_lock(&kksmd_wait.lock);
 	if (pacing.passes == passes)
 		goto out;
-	scanned = totals.scanned - pacing.scanned;
-	skipped = totals.skipped - pacing.skipped;
+	/* Not what users have scanned of their own: that says nothing of what others changed. */
+	all_scanned = atomic_long_read(&tour_all.scanned);
+	all_skipped = atomic_long_read(&tour_all.skipped);
+	scanned = all_scanned - pacing.scanned;
+	skipped = all_skipped - pacing.skipped;
 	left = xchg(&tour_all.left, false);
 	/* What was registered meanwhile may not have been visited yet. */
 	if (pacing.news != pacing.last_news || scanned - skipped > scanned / LITTLE)
@@ -221,9 +220,9 @@ static void pass_ended(void)
 		pacing.pause = min(pacing.pause * 2, left ? LEFT_PAUSE_NS : MAX_PAUSE_NS);
 	WRITE_ONCE(pacing.resume, ktime_add_ns(ktime_get(), pacing.pause));
 	pacing.last_news = pacing.news;
-	WRITE_ONCE(pacing.passes, passes);
-	pacing.scanned = totals.scanned;
-	pacing.skipped = totals.skipped;
+	pacing.passes = passes;
+	pacing.scanned = all_scanned;
+	pacing.skipped = all_skipped;
 out:
 	spin_unlock(&kksmd_wait.lock);
 }

@@ -246,6 +246,10 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 	atomic_long_add(hashed + known, &counters->scanned);
 	atomic_long_add(known, &counters->skipped);
 	atomic_long_add(hashed, &counters->hashed);
+	if (scan->tour) {
+		atomic_long_add(hashed + known, &scan->tour->scanned);
+		atomic_long_add(known, &scan->tour->skipped);
+	}
 }
 
 /* Does a page speak for a split? A large folio may reach beyond the window. */

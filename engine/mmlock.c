@@ -11,9 +11,11 @@
  * A kernel thread cannot wait for a lock with a time limit. It can wait until it gets a fatal
  * signal, which is what its alarm sends; from users it takes none.
  */
+#include <linux/delay.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 
+#include "../include/region.h"
 #include "../include/scan.h"
 
 /* How long to wait at most, and no more than one part in so many of all time. */
@@ -41,22 +43,54 @@ void mmlock_wait(struct ksmdev_scan *scan)
 	scan->waiter = current;
 }
 
+/* May a scan wait now? Who waits notes it. */
+static bool may_wait(const struct ksmdev_scan *scan)
+{
+	return scan->waiter == current && ktime_get_ns() >= scan->wait_from;
+}
+
+/* It has waited since @begin. A little is saved up: not so much that two long waits follow. */
+static void note_wait(struct ksmdev_scan *scan, u64 begin)
+{
+	scan->wait_from = max(scan->wait_from, begin - min(begin, WAIT_NS)) +
+			  WAIT_PART * (ktime_get_ns() - begin);
+}
+
 static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
 {
-	u64 begin = ktime_get_ns(), now;
+	u64 begin = ktime_get_ns();
 	bool locked;
 
-	if (scan->waiter != current || begin < scan->wait_from)
+	if (!may_wait(scan))
 		return false;
 	mod_timer(&scan->alarm, jiffies + msecs_to_jiffies(WAIT_MS));
 	locked = !mmap_read_lock_killable(mm);
 	timer_delete_sync(&scan->alarm);
 	flush_signals(current);
-	now = ktime_get_ns();
-	/* What was not used lately is saved up, but for no more than one long wait. */
-	scan->wait_from = max(scan->wait_from, begin - min(begin, (WAIT_PART - 1) * WAIT_NS)) +
-			  WAIT_PART * (now - begin);
+	note_wait(scan, begin);
 	return locked;
+}
+
+/**
+ * mmlock_nap() - wait a moment for another lock than an mmap lock
+ * @scan: the scanning context
+ * @us: for how long, in microseconds; at most twice that
+ *
+ * In kksmd that is a wait like those for mmap locks.
+ *
+ * Context: Process. Sleeps.
+ * Return: false if it may not wait now.
+ */
+bool mmlock_nap(struct ksmdev_scan *scan, unsigned int us)
+{
+	u64 begin = ktime_get_ns();
+
+	if (scan->waiter && !may_wait(scan))
+		return false;
+	usleep_range(us, 2 * us);
+	if (scan->waiter)
+		note_wait(scan, begin);
+	return true;
 }
 
 /**
@@ -70,8 +104,11 @@ static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
  */
 bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since)
 {
-	if (!mmap_read_trylock(mm) && !wait_for(scan, mm))
+	if (!mmap_read_trylock(mm) && !wait_for(scan, mm)) {
+		if (scan->tour)
+			WRITE_ONCE(scan->tour->left, true);
 		return false;
+	}
 	*since = hold_begin(mm);
 	return true;
 }

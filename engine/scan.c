@@ -43,6 +43,9 @@ static atomic_t want_drain = ATOMIC_INIT(0);
 #define BUSY_TRIES 10
 #define BUSY_US 500
 
+/* How often in a row a process's mmap lock is tried where nothing of it is known. */
+#define MISSES_MAX 16
+
 /* How a piece of work ended. */
 enum piece_result {
 	PIECE_DONE,
@@ -226,6 +229,19 @@ static bool gather_all(struct ksmdev_scan *scan, struct region *region, struct c
 }
 
 /*
+ * The mmap lock is not to be had, once more. There may be nothing for terabytes, which only
+ * who has it can see: after some tries only what was seen before is tried in this pass.
+ */
+static void skip_unknown(struct ksmdev_scan *scan, struct region *region, unsigned long end)
+{
+	if (scan->missed_mm != region->mm)
+		scan->missed = 0;
+	scan->missed_mm = region->mm;
+	if (++scan->missed > MISSES_MAX && scan->tour)
+		tour_skip_to(scan->tour, region, end, region_known_from(region, end));
+}
+
+/*
  * Scan from @start as far as one mapping goes, at most to @end. The mm's users are
  * held.
  * Return: where to go on.
@@ -243,8 +259,11 @@ static unsigned long scan_piece(struct ksmdev_scan *scan, struct region *region,
 	scan->nr_found = 0;
 	if (!chunk) {
 		/* Is there anything to make one for? */
-		if (!gather_piece(scan, region, NULL, start, &stop, &vma, &how))
+		if (!gather_piece(scan, region, NULL, start, &stop, &vma, &how)) {
+			skip_unknown(scan, region, end);
 			return stop;
+		}
+		scan->missed = 0;
 		*result = PIECE_DONE;
 		if (!vma)
 			goto out;
@@ -323,14 +342,16 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 			again = true;
 			continue;
 		}
-		if (result == PIECE_LOCKED && scan->at_once && wait_for_mmap_lock(region->mm))
+		/* Or others get it first again, for as long as they please. */
+		if (result == PIECE_LOCKED && scan->at_once && !task_sigpending(current) &&
+		    wait_for_mmap_lock(region->mm))
 			continue;
-		if (result == PIECE_BUSY && tries && !task_sigpending(current)) {
+		if (result == PIECE_BUSY && tries && !task_sigpending(current) &&
+		    mmlock_nap(scan, BUSY_US)) {
 			tries--;
-			usleep_range(BUSY_US, 2 * BUSY_US);
 			continue;
 		}
-		if ((result == PIECE_LOCKED || result == PIECE_BUSY) && scan->tour)
+		if (result == PIECE_BUSY && scan->tour)
 			WRITE_ONCE(scan->tour->left, true);
 		start = next;
 		cond_resched();

@@ -32,16 +32,26 @@ static struct region *next_region(struct tour *tour, bool *new_pass)
 		tour->mm = NULL;
 		tour->addr = 0;
 		tour->lost_before = 0;
+		tour->left_mm = NULL;
 		region = region_behind(tour, NULL, 0);
 	}
 	return region;
 }
 
-/* May the next piece be left for the next pass? @until: it may not be visited yet. */
-static bool leave_piece(struct tour *tour, u64 until)
+/* How many pieces are left while others wait for the lock. */
+#define CLAIM_BATCH 64
+
+/*
+ * May the next piece, one of @mm, be left for the next pass? @until: it may not be visited yet.
+ * Where one was left all of the process's are that would have to be waited for: who scans his
+ * own memory without end has as many page tables as he likes.
+ */
+static bool leave_piece(struct tour *tour, struct mm_struct *mm, u64 until)
 {
 	u64 now = ktime_get_ns();
 
+	if (until && mm == tour->left_mm)
+		return true;
 	/* It may be had, the wait begins, or who waited did not come back. */
 	if (!until || !tour->waits_until || now > tour->waits_until + LEAVE_NS)
 		tour->waits_from = until;
@@ -72,12 +82,17 @@ struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long
 			  unsigned long *end, bool *new_pass, u64 *until)
 {
 	struct region *region;
-	bool leave;
+	unsigned int left = 0;
+	bool leave, passed;
 
 	*until = 0;
+	*new_pass = false;
 	spin_lock(&regions_lock);
-	region = next_region(tour, new_pass);
-	if (region) {
+	do {
+		region = next_region(tour, &passed);
+		*new_pass |= passed;
+		if (!region)
+			break;
 		*start = region->start;
 		if (region->mm == tour->mm)
 			*start = max(*start, tour->addr);
@@ -85,7 +100,7 @@ struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long
 		if ((*end - *start) >> PAGE_SHIFT > budget)
 			*end = *start + (budget << PAGE_SHIFT);
 		*until = hold_claim(region->mm, *start);
-		leave = leave_piece(tour, *until);
+		leave = leave_piece(tour, region->mm, *until);
 		if (!*until || leave) {
 			tour->mm = region->mm;
 			tour->addr = *end;
@@ -93,11 +108,17 @@ struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long
 			tour->lost_before += tour->lost;
 			tour->lost = 0;
 		}
-		if (*until)
-			region = NULL;
-		else
-			region_get(region);
-	}
+		if (leave) {
+			tour->left_mm = region->mm;
+			WRITE_ONCE(tour->left, true);
+		}
+	} while (leave && ++left < CLAIM_BATCH);
+	if (region && *until)
+		region = NULL;
+	else if (region)
+		region_get(region);
+	else
+		*until = 0;
 	spin_unlock(&regions_lock);
 	return region;
 }

@@ -99,11 +99,14 @@ enum region_tree {
  * @waits_until: when to ask for it again; 0: it is not waited for
  * @lost: for how long it was waited for since @waits_from, while others were faster
  * @lost_before: the same for the pass's pieces before it
+ * @left_mm: the process whose pieces are left in this pass where they would be waited for
+ * @scanned: pages that were visited, by whoever is on this tour
+ * @skipped: those of them that did not have to be read
  * @left: a piece was left, since somebody else had a lock
  * @looks: this pass looks at all shared pages
  * @looked: the last one of a domain's tour that did began then, in jiffies
  *
- * Guarded by regions_lock, but for the last three.
+ * Guarded by regions_lock, but for the counters and the last three.
  */
 struct tour {
 	struct rb_root regions;
@@ -113,6 +116,8 @@ struct tour {
 	unsigned long passes;
 	u64 waits_from, waits_until;
 	u64 lost, lost_before;
+	struct mm_struct *left_mm;
+	atomic_long_t scanned, skipped;
 	bool left;
 	bool looks;
 	unsigned long looked;
@@ -293,6 +298,7 @@ void chunk_put(struct chunk *chunk);
 void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint);
 void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state);
 unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found);
+unsigned long region_known_from(struct region *region, unsigned long addr);
 unsigned long region_forget(struct region *region, unsigned long start, unsigned long end,
 			    ktime_t until);
 

@@ -57,6 +57,8 @@ struct due {
  * @waiter: the thread that waits for mmap locks; NULL if none does
  * @alarm: ends such a wait
  * @wait_from: no more waits until then, in ns
+ * @missed: how often in a row the mmap lock of @missed_mm was not to be had
+ * @missed_mm: a process, or what was one
  * @merged: pages merged so far by the current call
  * @max_merges: when it returns
  * @start: of the range of @mm that @merged_there is about
@@ -92,6 +94,8 @@ struct ksmdev_scan {
 	struct task_struct *waiter;
 	struct timer_list alarm;
 	u64 wait_from;
+	unsigned int missed;
+	struct mm_struct *missed_mm;
 	unsigned long merged;
 	unsigned long max_merges;
 	unsigned long start;
@@ -128,6 +132,7 @@ void ksmdev_scan_wait(struct ksmdev_scan *scan);
 /* engine/mmlock.c */
 void mmlock_wait(struct ksmdev_scan *scan);
 bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since);
+bool mmlock_nap(struct ksmdev_scan *scan, unsigned int us);
 void mmlock_put(struct mm_struct *mm, unsigned long addr, u64 since);
 
 /* engine/look.c */
