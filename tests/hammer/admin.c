@@ -119,7 +119,7 @@ int check_counters(int scan)
 		"zero_pages", "pages_unshared", "pages_volatile", "kernel_pages",
 	};
 	struct ksm_user_scan s = { .pages_to_scan = 1024 };
-	double end = now() + 20;
+	double end = now() + 60;
 	unsigned int i, bad;
 
 	do {

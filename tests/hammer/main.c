@@ -260,8 +260,8 @@ static void watch(int dev)
 		if (sum.ops != last_ops) {
 			last_ops = sum.ops;
 			last_progress = now();
-		} else if (now() > last_progress + 30) {
-			fprintf(stderr, "hammer: nothing has moved for 30 s\n");
+		} else if (now() > last_progress + 90) {
+			fprintf(stderr, "hammer: nothing has moved for 90 s\n");
 			print_stacks();
 			board->failed = 1;
 		}
@@ -288,10 +288,10 @@ static void end_all(void)
 			left += scanners[i] > 0;
 		if (!left)
 			break;
-		if (now() > start + (board->failed ? 3 : 60)) {
+		if (now() > start + (board->failed ? 3 : 180)) {
 			if (!board->failed) {
 				print_stacks();
-				fprintf(stderr, "hammer: processes did not end within 60 s\n");
+				fprintf(stderr, "hammer: processes did not end within 180 s\n");
 			}
 			for (int i = 0; i < n_workers; i++)
 				if (workers[i] > 0)
