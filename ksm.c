@@ -479,6 +479,7 @@ static int __init ksmdev_init(void)
 
 err_misc:
 	ksmdev_kksmd_exit();
+	ksmdev_sweep_exit();
 err_kksmd:
 	ksmdev_index_exit();
 err_index:

@@ -267,8 +267,13 @@ void regions_settle(void)
  */
 void ksmdev_areas_exit(void)
 {
-	/* Nobody scans, so nothing is left over. */
-	flush_delayed_work(&unlinked_work);
+	/*
+	 * Nobody scans any more, so nothing is left over; but for what was left by a run that began
+	 * when somebody did, and has the next one begin later.
+	 */
+	do {
+		flush_delayed_work(&unlinked_work);
+	} while (READ_ONCE(nr_unlinked));
 }
 
 /**
