@@ -53,7 +53,7 @@ static u64 worked;
 static DEFINE_SPINLOCK(last_lock);
 static struct sums last;
 static ktime_t last_begun;
-static u64 last_worked;
+static u64 last_worked, told_worked;
 static bool asked;
 static struct told told;
 static ktime_t told_begun, told_at;
@@ -141,8 +141,9 @@ static ktime_t due(void)
 	ktime_t at;
 
 	spin_lock(&last_lock);
-	pause = asked ? max_t(u64, ASKED_MIN_NS, last_worked * ASKED_PART) :
-			max_t(u64, IDLE_MIN_NS, last_worked * IDLE_PART);
+	pause = last_worked + told_worked;
+	pause = asked ? max_t(u64, ASKED_MIN_NS, pause * ASKED_PART) :
+			max_t(u64, IDLE_MIN_NS, pause * IDLE_PART);
 	/* Not since a scan ended a round by itself: who reads is told by the work item alone. */
 	at = ktime_add_ns(told_at, pause);
 	spin_unlock(&last_lock);
@@ -176,7 +177,7 @@ static bool tell(void)
 	told_begun = last_begun;
 	told_at = ktime_get();
 	/* Where much is registered, this is what takes long. */
-	last_worked += work_end(start);
+	told_worked = work_end(start);
 	spin_unlock(&last_lock);
 	return true;
 }
