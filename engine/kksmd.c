@@ -36,8 +36,12 @@
 /* The pause between two passes, with a budget. */
 #define MIN_PAUSE_NS (20 * NSEC_PER_MSEC)
 #define MAX_PAUSE_NS (20ULL * NSEC_PER_SEC)
-/* The longest, if what there was to be done could not be done at once. */
+/*
+ * The longest, if what there was to be done could not be done at once: this, or so many times what
+ * the pass took, of CPU time.
+ */
 #define LEFT_PAUSE_NS (50 * NSEC_PER_MSEC)
+#define LEFT_PART 8
 
 /* A pass that had to read no more than one page in so many found little changed. */
 #define LITTLE 64
@@ -91,6 +95,7 @@ static unsigned int changes;
  * @news: registrations, and changes of the settings, so far
  * @last_news: as it was at the end of the last pass
  * @passes, @scanned, @skipped: the same
+ * @worked: CPU time that was used since then, in ns
  * @pause: how long the last pause was to be
  * @resume: when it ends
  */
@@ -98,6 +103,7 @@ static struct {
 	unsigned int news, last_news;
 	unsigned long passes;
 	long scanned, skipped;
+	u64 worked;
 	u64 pause;
 	ktime_t resume;
 } pacing;
@@ -193,6 +199,9 @@ static void settle(struct worker *worker, const struct settings *set, ktime_t be
 	u64 used = current->se.sum_exec_runtime;
 	u64 takes = div_u64((used - worker->cpu_used) * 100 * set->threads, set->cpu_percent);
 
+	spin_lock(&kksmd_wait.lock);
+	pacing.worked += used - worker->cpu_used;
+	spin_unlock(&kksmd_wait.lock);
 	worker->cpu_used = used;
 	worker->due = ktime_add_ns(max(worker->due, begin), takes);
 }
@@ -200,11 +209,12 @@ static void settle(struct worker *worker, const struct settings *set, ktime_t be
 /* A pass is over: how long to pause? The first thread that comes here says it. */
 static void pass_ended(void)
 {
-	unsigned long passes = tour_passes(&tour_all);
+	unsigned long passes;
 	long all_scanned, all_skipped, scanned, skipped;
-	bool left;
+	u64 longest = MAX_PAUSE_NS;
 
 	spin_lock(&kksmd_wait.lock);
+	passes = tour_passes(&tour_all);
 	if (pacing.passes == passes)
 		goto out;
 	/* Not what users have scanned of their own: that says nothing of what others changed. */
@@ -212,12 +222,14 @@ static void pass_ended(void)
 	all_skipped = atomic_long_read(&tour_all.skipped);
 	scanned = all_scanned - pacing.scanned;
 	skipped = all_skipped - pacing.skipped;
-	left = xchg(&tour_all.left, false);
+	if (xchg(&tour_all.left, false))
+		longest = clamp_t(u64, pacing.worked * LEFT_PART, LEFT_PAUSE_NS, MAX_PAUSE_NS);
+	pacing.worked = 0;
 	/* What was registered meanwhile may not have been visited yet. */
 	if (pacing.news != pacing.last_news || scanned - skipped > scanned / LITTLE)
 		pacing.pause = MIN_PAUSE_NS;
 	else
-		pacing.pause = min(pacing.pause * 2, left ? LEFT_PAUSE_NS : MAX_PAUSE_NS);
+		pacing.pause = min(pacing.pause * 2, longest);
 	WRITE_ONCE(pacing.resume, ktime_add_ns(ktime_get(), pacing.pause));
 	pacing.last_news = pacing.news;
 	pacing.passes = passes;
