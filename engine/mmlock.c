@@ -43,17 +43,32 @@ void mmlock_wait(struct ksmdev_scan *scan)
 	scan->waiter = current;
 }
 
-/* May a scan wait now? Who waits notes it. */
-static bool may_wait(const struct ksmdev_scan *scan)
+static bool is_turn(const struct ksmdev_scan *scan)
 {
-	return scan->waiter == current && ktime_get_ns() >= scan->wait_from;
+	return scan->at.mm > scan->turn.mm ||
+	       (scan->at.mm == scan->turn.mm && scan->at.addr >= scan->turn.addr);
+}
+
+/* May a scan wait now, for the lock of @mm? Who waits notes it. */
+static bool may_wait(struct ksmdev_scan *scan, struct mm_struct *mm)
+{
+	if (scan->waiter != current || !is_turn(scan) || (mm && mm == scan->vain_mm))
+		return false;
+	if (ktime_get_ns() >= scan->wait_from)
+		return true;
+	/* The first that has to do without is where the next pass begins to wait. */
+	if (!scan->refused)
+		scan->turn = scan->at;
+	scan->refused = true;
+	return false;
 }
 
 /* It has waited since @begin. A little is saved up: not so much that two long waits follow. */
 static void note_wait(struct ksmdev_scan *scan, u64 begin)
 {
-	scan->wait_from = max(scan->wait_from, begin - min(begin, WAIT_NS)) +
-			  WAIT_PART * (ktime_get_ns() - begin);
+	u64 took = min_t(u64, ktime_get_ns() - begin, 2 * WAIT_NS);
+
+	scan->wait_from = max(scan->wait_from, begin - min(begin, WAIT_NS)) + WAIT_PART * took;
 }
 
 static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
@@ -61,14 +76,62 @@ static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
 	u64 begin = ktime_get_ns();
 	bool locked;
 
-	if (!may_wait(scan))
+	if (!may_wait(scan, mm))
 		return false;
 	mod_timer(&scan->alarm, jiffies + msecs_to_jiffies(WAIT_MS));
 	locked = !mmap_read_lock_killable(mm);
 	timer_delete_sync(&scan->alarm);
 	flush_signals(current);
 	note_wait(scan, begin);
+	if (!locked)
+		scan->vain_mm = mm;
 	return locked;
+}
+
+/**
+ * mmlock_piece() - a piece of the tour is about to be scanned
+ * @scan: the scanning context
+ * @mm: whose
+ * @addr: where it begins
+ *
+ * Where there is not enough time to wait for all who let it wait, they have it in turns: a pass
+ * begins to wait where the one before ran out of that. Who let it wait in vain has no other turn
+ * in that pass.
+ *
+ * Context: Process.
+ */
+void mmlock_piece(struct ksmdev_scan *scan, struct mm_struct *mm, unsigned long addr)
+{
+	unsigned long pass = tour_passes(scan->tour);
+
+	if (pass != scan->pass) {
+		if (!scan->refused)
+			scan->turn = (struct place) { };
+		scan->refused = false;
+		scan->vain_mm = NULL;
+	}
+	if (pass != scan->pass || mm != scan->at.mm)
+		scan->missed = 0;
+	scan->pass = pass;
+	scan->at = (struct place) { .mm = mm, .addr = addr };
+}
+
+/**
+ * mmlock_turn_from() - where in what is left of a process the next turn to be waited for is
+ * @scan: the scanning context
+ * @mm: the process
+ * @addr: from where on
+ * @end: to where
+ *
+ * Context: Any.
+ * Return: the address, or @end.
+ */
+unsigned long mmlock_turn_from(const struct ksmdev_scan *scan, struct mm_struct *mm,
+			       unsigned long addr, unsigned long end)
+{
+	if (scan->turn.mm != mm || scan->turn.addr < addr)
+		return end;
+	return min(scan->turn.addr, end);
 }
 
 /**
@@ -85,7 +148,7 @@ bool mmlock_nap(struct ksmdev_scan *scan, unsigned int us)
 {
 	u64 begin = ktime_get_ns();
 
-	if (scan->waiter && !may_wait(scan))
+	if (scan->waiter && !may_wait(scan, NULL))
 		return false;
 	usleep_range(us, 2 * us);
 	if (scan->waiter)

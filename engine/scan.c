@@ -44,7 +44,7 @@ static atomic_t want_drain = ATOMIC_INIT(0);
 #define BUSY_US 500
 
 /* How often in a row a process's mmap lock is tried where nothing of it is known. */
-#define MISSES_MAX 16
+#define MISSES_MAX 64
 
 /* How a piece of work ended. */
 enum piece_result {
@@ -230,15 +230,17 @@ static bool gather_all(struct ksmdev_scan *scan, struct region *region, struct c
 
 /*
  * The mmap lock is not to be had, once more. There may be nothing for terabytes, which only
- * who has it can see: after some tries only what was seen before is tried in this pass.
+ * who has it can see: after some tries only what was seen before is tried in this pass, and
+ * where it is waited for.
  */
 static void skip_unknown(struct ksmdev_scan *scan, struct region *region, unsigned long end)
 {
-	if (scan->missed_mm != region->mm)
-		scan->missed = 0;
-	scan->missed_mm = region->mm;
-	if (++scan->missed > MISSES_MAX && scan->tour)
-		tour_skip_to(scan->tour, region, end, region_known_from(region, end));
+	unsigned long to;
+
+	if (!scan->tour || ++scan->missed <= MISSES_MAX)
+		return;
+	to = region_known_from(region, end);
+	tour_skip_to(scan->tour, region, end, mmlock_turn_from(scan, region->mm, end, to));
 }
 
 /*
@@ -285,6 +287,7 @@ static unsigned long scan_piece(struct ksmdev_scan *scan, struct region *region,
 	stop = end;
 	if (!gather_all(scan, region, chunk, start, &stop, &vma, &how))
 		goto out_unlock;
+	scan->missed = 0;
 	*result = PIECE_DONE;
 	if (!vma) {
 		forget_pages(chunk, start, min(stop, end));
@@ -351,6 +354,9 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 			tries--;
 			continue;
 		}
+		/* The one that was told by a signal not to wait for it. */
+		if (result == PIECE_LOCKED && scan->at_once)
+			scan->cut = true;
 		if (result == PIECE_BUSY && scan->tour)
 			WRITE_ONCE(scan->tour->left, true);
 		start = next;
@@ -442,9 +448,9 @@ int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 		scan->shared = READ_ONCE(scan->tour->looks);
 		scan->fresh = false;
 		scan->busy = 0;
+		mmlock_piece(scan, region->mm, start);
 		scan_range(scan, region, start, end);
-		hold_leave(region->mm, start);
-		region_put(region);
+		tour_leave(scan->tour, region, start);
 		visited += (end - start) >> PAGE_SHIFT;
 	}
 	trace_ksmdev_scan_end(visited, scan->merged, err);
@@ -495,7 +501,7 @@ static int merge_round(struct ksmdev_scan *scan, struct ksmdev_area *area,
 		}
 		hold_leave(scan->mm, addr);
 	}
-	return 0;
+	return scan->cut ? -EINTR : 0;
 }
 
 /* Pages that somebody holds for a moment are tried so often. */

@@ -52,8 +52,12 @@ static bool leave_piece(struct tour *tour, struct mm_struct *mm, u64 until)
 
 	if (until && mm == tour->left_mm)
 		return true;
-	/* It may be had, the wait begins, or who waited did not come back. */
-	if (!until || !tour->waits_until || now > tour->waits_until + LEAVE_NS)
+	/*
+	 * It may be had, the wait begins, who is in the way may be on this tour as well, or who
+	 * waited did not come back.
+	 */
+	if (!until || !tour->waits_until || tour->visits ||
+	    now > tour->waits_until + LEAVE_NS)
 		tour->waits_from = until;
 	else if (now > tour->waits_from)
 		tour->lost = now - tour->waits_from;
@@ -75,8 +79,8 @@ static bool leave_piece(struct tour *tour, struct mm_struct *mm, u64 until)
  * own memory without end does not keep everybody's from being scanned.
  *
  * Context: Process.
- * Return: the region, with a reference, and hold_leave() must follow for @start; NULL if
- * @until says so, or nothing is registered.
+ * Return: the region, with a reference; NULL if
+ * @until says so, or nothing is registered. What was returned is given back by tour_leave().
  */
 struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long *start,
 			  unsigned long *end, bool *new_pass, u64 *until)
@@ -113,14 +117,33 @@ struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long
 			WRITE_ONCE(tour->left, true);
 		}
 	} while (leave && ++left < CLAIM_BATCH);
-	if (region && *until)
+	if (region && *until) {
 		region = NULL;
-	else if (region)
+	} else if (region) {
 		region_get(region);
-	else
+		tour->visits++;
+	} else {
 		*until = 0;
+	}
 	spin_unlock(&regions_lock);
 	return region;
+}
+
+/**
+ * tour_leave() - a piece is done
+ * @tour: the tour
+ * @region: from tour_claim()
+ * @start: what that has set
+ *
+ * Context: Process.
+ */
+void tour_leave(struct tour *tour, struct region *region, unsigned long start)
+{
+	hold_leave(region->mm, start);
+	spin_lock(&regions_lock);
+	tour->visits--;
+	spin_unlock(&regions_lock);
+	region_put(region);
 }
 
 /**

@@ -99,6 +99,7 @@ enum region_tree {
  * @waits_until: when to ask for it again; 0: it is not waited for
  * @lost: for how long it was waited for since @waits_from, while others were faster
  * @lost_before: the same for the pass's pieces before it
+ * @visits: how many pieces are being scanned
  * @left_mm: the process whose pieces are left in this pass where they would be waited for
  * @scanned: pages that were visited, by whoever is on this tour
  * @skipped: those of them that did not have to be read
@@ -116,6 +117,7 @@ struct tour {
 	unsigned long passes;
 	u64 waits_from, waits_until;
 	u64 lost, lost_before;
+	unsigned int visits;
 	struct mm_struct *left_mm;
 	atomic_long_t scanned, skipped;
 	bool left;
@@ -341,6 +343,7 @@ void domain_put(struct domain *domain);
 extern struct tour tour_all;
 struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long *start,
 			  unsigned long *end, bool *new_pass, u64 *until);
+void tour_leave(struct tour *tour, struct region *region, unsigned long start);
 void tour_skip_to(struct tour *tour, struct region *region, unsigned long from, unsigned long to);
 void tour_left(struct tour *tour);
 unsigned long tour_passes(struct tour *tour);

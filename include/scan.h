@@ -49,6 +49,16 @@ struct due {
 };
 
 /**
+ * struct place - a place in the order of a tour
+ * @mm: an address space, or what was one: it is compared only
+ * @addr: an address in it
+ */
+struct place {
+	struct mm_struct *mm;
+	unsigned long addr;
+};
+
+/**
  * struct ksmdev_scan - the workspace of one scanning context
  * @lock: one user at a time
  * @tour: which regions it goes over; NULL if it is told a range
@@ -57,8 +67,12 @@ struct due {
  * @waiter: the thread that waits for mmap locks; NULL if none does
  * @alarm: ends such a wait
  * @wait_from: no more waits until then, in ns
- * @missed: how often in a row the mmap lock of @missed_mm was not to be had
- * @missed_mm: a process, or what was one
+ * @at: the piece of the tour that it is at
+ * @pass: in this pass
+ * @turn: from where on it waits for mmap locks
+ * @refused: it did not wait somewhere in this pass, as it had waited enough
+ * @vain_mm: a process that it has waited for in vain, in this pass
+ * @missed: how often in a row the mmap lock of @at's process was not to be had
  * @merged: pages merged so far by the current call
  * @max_merges: when it returns
  * @start: of the range of @mm that @merged_there is about
@@ -66,6 +80,7 @@ struct due {
  * @mm: whose
  * @merged_there: pages merged in that range
  * @busy: pages that were left because somebody held them
+ * @cut: a signal came while it waited for a lock, so a part of the range was left
  * @no_memory: pages were left because there is no memory to keep track of them
  * @fresh: pages were seen for the first time
  * @no_room: no shared page could be made for the piece
@@ -94,8 +109,12 @@ struct ksmdev_scan {
 	struct task_struct *waiter;
 	struct timer_list alarm;
 	u64 wait_from;
+	struct place at;
+	unsigned long pass;
+	struct place turn;
+	bool refused;
+	struct mm_struct *vain_mm;
 	unsigned int missed;
-	struct mm_struct *missed_mm;
 	unsigned long merged;
 	unsigned long max_merges;
 	unsigned long start;
@@ -103,6 +122,7 @@ struct ksmdev_scan {
 	struct mm_struct *mm;
 	unsigned long merged_there;
 	unsigned long busy;
+	bool cut;
 	bool no_memory;
 	bool fresh;
 	bool no_room;
@@ -131,6 +151,9 @@ void ksmdev_scan_wait(struct ksmdev_scan *scan);
 
 /* engine/mmlock.c */
 void mmlock_wait(struct ksmdev_scan *scan);
+void mmlock_piece(struct ksmdev_scan *scan, struct mm_struct *mm, unsigned long addr);
+unsigned long mmlock_turn_from(const struct ksmdev_scan *scan, struct mm_struct *mm,
+			       unsigned long addr, unsigned long end);
 bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since);
 bool mmlock_nap(struct ksmdev_scan *scan, unsigned int us);
 void mmlock_put(struct mm_struct *mm, unsigned long addr, u64 since);

@@ -327,4 +327,52 @@ TEST_F_TIMEOUT(own, one_maps_and_unmaps_all_the_time, 1200)
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 1));
 }
 
+/* Some pages in each of many tables. */
+static long fn_fill_tables(long mem, long tables, long npages, long seed)
+{
+	for (long i = 0; i < tables; i++)
+		ksm_fill((char *)mem + i * KSM_HUGE_SIZE, npages, seed + i);
+	return 0;
+}
+
+/* And so is a large one, to its end: there is not time enough in a pass to wait for all of it. */
+TEST_F_TIMEOUT(own, one_is_large_and_maps_all_the_time, 1200)
+{
+	enum { TABLES = 128, EACH = 4 };
+	const size_t npages = TABLES * KSM_HUGE_PAGES;
+	char *mem = mmap(NULL, npages * PGSZ, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	double begin, took;
+	size_t same;
+
+	ASSERT_NE(MAP_FAILED, mem);
+	ASSERT_EQ(0, madvise(mem, npages * PGSZ, MADV_NOHUGEPAGE));
+	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 20, 1));
+	for (int i = 0; i < 2; i++) {
+		ksm_end(&self->c[i]);
+		ksm_spawn(&self->c[i]);
+		ksm_call4(&self->c[i], fn_fill_tables, (long)mem, TABLES, EACH, 1);
+		ASSERT_LE(0, ksm_call(&self->c[i], ksm_fn_area_register, self->k.dev, mem,
+				      npages));
+	}
+	ksm_call(&self->c[1], fn_busy, 4, 0, 0);
+	begin = ksm_now();
+	ASSERT_EQ(0, ksm_start(self->k.dev, 5000, 0, 20));
+	do {
+		usleep(200000);
+		took = ksm_now() - begin;
+		same = 0;
+		for (size_t i = 0; i < TABLES; i++) {
+			char *at = mem + i * KSM_HUGE_SIZE;
+
+			same += ksm_same_frames(self->c[0].pid, at, self->c[1].pid, at, EACH);
+		}
+	} while (same < TABLES * EACH && took <= LONG);
+	EXPECT_EQ(TABLES * EACH, same);
+	printf("# beside: one of %d tables maps and unmaps all the time, shared in %.2f s\n",
+	       TABLES, took);
+	fflush(stdout);
+	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 1));
+}
+
 TEST_HARNESS_MAIN
