@@ -12,6 +12,8 @@
  * signal, which is what its alarm sends; from users it takes none.
  */
 #include <linux/delay.h>
+#include <linux/kernel.h>
+#include <linux/random.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 
@@ -43,24 +45,19 @@ void mmlock_wait(struct ksmdev_scan *scan)
 	scan->waiter = current;
 }
 
-static bool is_turn(const struct ksmdev_scan *scan)
+/*
+ * May a scan wait now? Who waits notes it. A piece that was waited for is waited for once more, for
+ * a long time, too: to gather takes the lock, and to merge does.
+ */
+static bool may_wait(struct ksmdev_scan *scan)
 {
-	return scan->at.mm > scan->turn.mm ||
-	       (scan->at.mm == scan->turn.mm && scan->at.addr >= scan->turn.addr);
-}
+	u64 debt = scan->waited ? 2 * WAIT_NS : 0;
 
-/* May a scan wait now, for the lock of @mm? Who waits notes it. */
-static bool may_wait(struct ksmdev_scan *scan, struct mm_struct *mm)
-{
-	if (scan->waiter != current || !is_turn(scan) || (mm && mm == scan->vain_mm))
+	if (scan->waiter != current || scan->pieces <= scan->wait_behind ||
+	    ktime_get_ns() + debt < scan->wait_from)
 		return false;
-	if (ktime_get_ns() >= scan->wait_from)
-		return true;
-	/* The first that has to do without is where the next pass begins to wait. */
-	if (!scan->refused)
-		scan->turn = scan->at;
-	scan->refused = true;
-	return false;
+	scan->waited = true;
+	return true;
 }
 
 /* It has waited since @begin. A little is saved up: not so much that two long waits follow. */
@@ -76,15 +73,13 @@ static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
 	u64 begin = ktime_get_ns();
 	bool locked;
 
-	if (!may_wait(scan, mm))
+	if (!may_wait(scan))
 		return false;
 	mod_timer(&scan->alarm, jiffies + msecs_to_jiffies(WAIT_MS));
 	locked = !mmap_read_lock_killable(mm);
 	timer_delete_sync(&scan->alarm);
 	flush_signals(current);
 	note_wait(scan, begin);
-	if (!locked)
-		scan->vain_mm = mm;
 	return locked;
 }
 
@@ -92,46 +87,26 @@ static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
  * mmlock_piece() - a piece of the tour is about to be scanned
  * @scan: the scanning context
  * @mm: whose
- * @addr: where it begins
  *
- * Where there is not enough time to wait for all who let it wait, they have it in turns: a pass
- * begins to wait where the one before ran out of that. Who let it wait in vain has no other turn
- * in that pass.
+ * There may not be time enough in a pass to wait for all who let it wait. So each begins to wait at
+ * some piece or other: it is not always those behind that have to do without.
  *
  * Context: Process.
  */
-void mmlock_piece(struct ksmdev_scan *scan, struct mm_struct *mm, unsigned long addr)
+void mmlock_piece(struct ksmdev_scan *scan, struct mm_struct *mm)
 {
 	unsigned long pass = tour_passes(scan->tour);
 
 	if (pass != scan->pass) {
-		if (!scan->refused)
-			scan->turn = (struct place) { };
-		scan->refused = false;
-		scan->vain_mm = NULL;
+		scan->wait_behind = reciprocal_scale(get_random_u32(), max(scan->pieces, 1U));
+		scan->pieces = 0;
 	}
-	if (pass != scan->pass || mm != scan->at.mm)
+	if (pass != scan->pass || mm != scan->missed_mm)
 		scan->missed = 0;
 	scan->pass = pass;
-	scan->at = (struct place) { .mm = mm, .addr = addr };
-}
-
-/**
- * mmlock_turn_from() - where in what is left of a process the next turn to be waited for is
- * @scan: the scanning context
- * @mm: the process
- * @addr: from where on
- * @end: to where
- *
- * Context: Any.
- * Return: the address, or @end.
- */
-unsigned long mmlock_turn_from(const struct ksmdev_scan *scan, struct mm_struct *mm,
-			       unsigned long addr, unsigned long end)
-{
-	if (scan->turn.mm != mm || scan->turn.addr < addr)
-		return end;
-	return min(scan->turn.addr, end);
+	scan->missed_mm = mm;
+	scan->pieces++;
+	scan->waited = false;
 }
 
 /**
@@ -148,7 +123,7 @@ bool mmlock_nap(struct ksmdev_scan *scan, unsigned int us)
 {
 	u64 begin = ktime_get_ns();
 
-	if (scan->waiter && !may_wait(scan, NULL))
+	if (scan->waiter && !may_wait(scan))
 		return false;
 	usleep_range(us, 2 * us);
 	if (scan->waiter)

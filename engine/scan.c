@@ -230,17 +230,12 @@ static bool gather_all(struct ksmdev_scan *scan, struct region *region, struct c
 
 /*
  * The mmap lock is not to be had, once more. There may be nothing for terabytes, which only
- * who has it can see: after some tries only what was seen before is tried in this pass, and
- * where it is waited for.
+ * who has it can see: after some tries only what was seen before is tried in this pass.
  */
 static void skip_unknown(struct ksmdev_scan *scan, struct region *region, unsigned long end)
 {
-	unsigned long to;
-
-	if (!scan->tour || ++scan->missed <= MISSES_MAX)
-		return;
-	to = region_known_from(region, end);
-	tour_skip_to(scan->tour, region, end, mmlock_turn_from(scan, region->mm, end, to));
+	if (scan->tour && ++scan->missed > MISSES_MAX)
+		tour_skip_to(scan->tour, region, end, region_known_from(region, end));
 }
 
 /*
@@ -355,7 +350,8 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 			continue;
 		}
 		/* The one that was told by a signal not to wait for it. */
-		if (result == PIECE_LOCKED && scan->at_once)
+		if ((result == PIECE_LOCKED || result == PIECE_BUSY) && scan->at_once &&
+		    task_sigpending(current))
 			scan->cut = true;
 		if (result == PIECE_BUSY && scan->tour)
 			WRITE_ONCE(scan->tour->left, true);
@@ -448,7 +444,7 @@ int ksmdev_scan_run(struct ksmdev_scan *scan, unsigned long pages,
 		scan->shared = READ_ONCE(scan->tour->looks);
 		scan->fresh = false;
 		scan->busy = 0;
-		mmlock_piece(scan, region->mm, start);
+		mmlock_piece(scan, region->mm);
 		scan_range(scan, region, start, end);
 		tour_leave(scan->tour, region, start);
 		visited += (end - start) >> PAGE_SHIFT;
@@ -520,8 +516,8 @@ static int merge_round(struct ksmdev_scan *scan, struct ksmdev_area *area,
  *
  * Context: Process. Sleeps.
  * Return: 0; -ENOENT if the range is not all registered with @area by this process;
- * -EINTR if @interrupted said so; -ENOMEM if pages were left for want of memory, or of
- * room under chunks_per_user.
+ * -EINTR if @interrupted said so, or a signal ended a wait; -ENOMEM if pages were left for want
+ * of memory, or of room under chunks_per_user.
  */
 int ksmdev_merge_range(struct ksmdev_area *area, u64 addr, u64 npages, u64 *merged,
 		       bool privileged, bool (*interrupted)(void))

@@ -49,16 +49,6 @@ struct due {
 };
 
 /**
- * struct place - a place in the order of a tour
- * @mm: an address space, or what was one: it is compared only
- * @addr: an address in it
- */
-struct place {
-	struct mm_struct *mm;
-	unsigned long addr;
-};
-
-/**
  * struct ksmdev_scan - the workspace of one scanning context
  * @lock: one user at a time
  * @tour: which regions it goes over; NULL if it is told a range
@@ -67,12 +57,12 @@ struct place {
  * @waiter: the thread that waits for mmap locks; NULL if none does
  * @alarm: ends such a wait
  * @wait_from: no more waits until then, in ns
- * @at: the piece of the tour that it is at
- * @pass: in this pass
- * @turn: from where on it waits for mmap locks
- * @refused: it did not wait somewhere in this pass, as it had waited enough
- * @vain_mm: a process that it has waited for in vain, in this pass
- * @missed: how often in a row the mmap lock of @at's process was not to be had
+ * @pass: the pass of the tour that it is in
+ * @pieces: how many of that it has begun
+ * @wait_behind: behind so many it may wait for mmap locks
+ * @waited: it has waited in this piece
+ * @missed: how often in a row the mmap lock of @missed_mm was not to be had
+ * @missed_mm: the process that it is at, or was
  * @merged: pages merged so far by the current call
  * @max_merges: when it returns
  * @start: of the range of @mm that @merged_there is about
@@ -109,12 +99,12 @@ struct ksmdev_scan {
 	struct task_struct *waiter;
 	struct timer_list alarm;
 	u64 wait_from;
-	struct place at;
 	unsigned long pass;
-	struct place turn;
-	bool refused;
-	struct mm_struct *vain_mm;
+	unsigned int pieces;
+	unsigned int wait_behind;
+	bool waited;
 	unsigned int missed;
+	struct mm_struct *missed_mm;
 	unsigned long merged;
 	unsigned long max_merges;
 	unsigned long start;
@@ -151,9 +141,7 @@ void ksmdev_scan_wait(struct ksmdev_scan *scan);
 
 /* engine/mmlock.c */
 void mmlock_wait(struct ksmdev_scan *scan);
-void mmlock_piece(struct ksmdev_scan *scan, struct mm_struct *mm, unsigned long addr);
-unsigned long mmlock_turn_from(const struct ksmdev_scan *scan, struct mm_struct *mm,
-			       unsigned long addr, unsigned long end);
+void mmlock_piece(struct ksmdev_scan *scan, struct mm_struct *mm);
 bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since);
 bool mmlock_nap(struct ksmdev_scan *scan, unsigned int us);
 void mmlock_put(struct mm_struct *mm, unsigned long addr, u64 since);
