@@ -46,18 +46,24 @@ void mmlock_wait(struct ksmdev_scan *scan)
 }
 
 /*
- * May a scan wait now? Who waits notes it. A piece that was waited for is waited for once more, for
- * a long time, too: to gather takes the lock, and to merge does.
+ * May a scan wait now? A piece that was waited for is waited for more often, but not for long: to
+ * gather takes the lock, and to merge does, and nobody asks meanwhile whether to stop.
  */
 static bool may_wait(struct ksmdev_scan *scan)
 {
-	u64 debt = scan->waited ? 2 * WAIT_NS : 0;
-
-	if (scan->waiter != current || scan->pieces <= scan->wait_behind ||
-	    ktime_get_ns() + debt < scan->wait_from)
+	if (scan->waiter != current)
 		return false;
-	scan->waited = true;
-	return true;
+	if (scan->waited)
+		return scan->waited <= WAIT_NS;
+	if (!scan->wants)
+		scan->wanted++;
+	scan->wants = true;
+	if (scan->wanted <= scan->wait_behind)
+		return false;
+	if (ktime_get_ns() >= scan->wait_from)
+		return true;
+	scan->refused = true;
+	return false;
 }
 
 /* It has waited since @begin. A little is saved up: not so much that two long waits follow. */
@@ -66,6 +72,7 @@ static void note_wait(struct ksmdev_scan *scan, u64 begin)
 	u64 took = min_t(u64, ktime_get_ns() - begin, 2 * WAIT_NS);
 
 	scan->wait_from = max(scan->wait_from, begin - min(begin, WAIT_NS)) + WAIT_PART * took;
+	scan->waited += took;
 }
 
 static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
@@ -88,8 +95,8 @@ static bool wait_for(struct ksmdev_scan *scan, struct mm_struct *mm)
  * @scan: the scanning context
  * @mm: whose
  *
- * There may not be time enough in a pass to wait for all who let it wait. So each begins to wait at
- * some piece or other: it is not always those behind that have to do without.
+ * Where there was not time enough in a pass to wait for all who let it wait, the next one begins to
+ * at any of these: it is not always the same that have to do without.
  *
  * Context: Process.
  */
@@ -98,15 +105,18 @@ void mmlock_piece(struct ksmdev_scan *scan, struct mm_struct *mm)
 	unsigned long pass = tour_passes(scan->tour);
 
 	if (pass != scan->pass) {
-		scan->wait_behind = reciprocal_scale(get_random_u32(), max(scan->pieces, 1U));
-		scan->pieces = 0;
+		scan->wait_behind = 0;
+		if (scan->refused)
+			scan->wait_behind = reciprocal_scale(get_random_u32(), scan->wanted);
+		scan->refused = false;
+		scan->wanted = 0;
 	}
 	if (pass != scan->pass || mm != scan->missed_mm)
 		scan->missed = 0;
 	scan->pass = pass;
 	scan->missed_mm = mm;
-	scan->pieces++;
-	scan->waited = false;
+	scan->wants = false;
+	scan->waited = 0;
 }
 
 /**

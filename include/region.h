@@ -9,11 +9,11 @@
  * beneath it changes, and nothing here follows that; the scan looks again each time.
  *
  * Locks, outermost first:
- *	regions_lock	the trees of regions, the cursor
  *	chunk->lock	a chunk's slots; a scan holds it for one unit of work and
  *			only tries to get a second one
  *	mmap lock	with a chunk's lock held only tried, or waited for by kksmd for a
  *			moment (mmlock.c), and never two at once
+ *	regions_lock	spins: the trees of regions, the tours
  *	index bucket	leaf
  * A region that left the trees is dead: its chunks are emptied under their locks, the
  * first at once and the rest by a work item, and the struct stays until the last scan that

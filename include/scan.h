@@ -58,9 +58,11 @@ struct due {
  * @alarm: ends such a wait
  * @wait_from: no more waits until then, in ns
  * @pass: the pass of the tour that it is in
- * @pieces: how many of that it has begun
- * @wait_behind: behind so many it may wait for mmap locks
- * @waited: it has waited in this piece
+ * @wants: it would have waited for a lock in this piece
+ * @wanted: in how many of this pass
+ * @refused: in one of them there was no time left for it
+ * @wait_behind: behind so many of them it may wait
+ * @waited: how long it has waited in this piece, in ns
  * @missed: how often in a row the mmap lock of @missed_mm was not to be had
  * @missed_mm: the process that it is at, or was
  * @merged: pages merged so far by the current call
@@ -100,9 +102,11 @@ struct ksmdev_scan {
 	struct timer_list alarm;
 	u64 wait_from;
 	unsigned long pass;
-	unsigned int pieces;
+	bool wants;
+	unsigned int wanted;
+	bool refused;
 	unsigned int wait_behind;
-	bool waited;
+	u64 waited;
 	unsigned int missed;
 	struct mm_struct *missed_mm;
 	unsigned long merged;
