@@ -222,7 +222,7 @@ static void pass_ended(void)
 	all_skipped = atomic_long_read(&tour_all.skipped);
 	scanned = all_scanned - pacing.scanned;
 	skipped = all_skipped - pacing.skipped;
-	if (xchg(&tour_all.left, false))
+	if (xchg(&tour_all.incomplete, false))
 		longest = clamp_t(u64, pacing.worked * LEFT_PART, LEFT_PAUSE_NS, MAX_PAUSE_NS);
 	pacing.worked = 0;
 	/* What was registered meanwhile may not have been visited yet. */

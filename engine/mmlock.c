@@ -154,7 +154,7 @@ bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since)
 {
 	if (!mmap_read_trylock(mm) && !wait_for(scan, mm)) {
 		if (scan->tour)
-			WRITE_ONCE(scan->tour->left, true);
+			WRITE_ONCE(scan->tour->incomplete, true);
 		return false;
 	}
 	*since = hold_begin(mm);

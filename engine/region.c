@@ -162,8 +162,8 @@ static void region_unlink(struct region *region, struct list_head *gone)
 	WRITE_ONCE(region->area->nr_regions, region->area->nr_regions - 1);
 	WRITE_ONCE(region->area->pages,
 		   region->area->pages - ((region->end - region->start) >> PAGE_SHIFT));
-	tour_left(&tour_all);
-	tour_left(&region->domain->tour);
+	tour_region_gone(&tour_all);
+	tour_region_gone(&region->domain->tour);
 	list_add_tail(&region->gone, gone);
 }
 

@@ -354,7 +354,7 @@ static void scan_range(struct ksmdev_scan *scan, struct region *region,
 		    task_sigpending(current))
 			scan->cut = true;
 		if (result == PIECE_BUSY && scan->tour)
-			WRITE_ONCE(scan->tour->left, true);
+			WRITE_ONCE(scan->tour->incomplete, true);
 		start = next;
 		cond_resched();
 	}

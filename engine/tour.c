@@ -79,14 +79,14 @@ static bool leave_piece(struct tour *tour, struct mm_struct *mm, u64 until)
  * own memory without end does not keep everybody's from being scanned.
  *
  * Context: Process.
- * Return: the region, with a reference; NULL if
- * @until says so, or nothing is registered. What was returned is given back by tour_leave().
+ * Return: the region, with a reference, to be given back by tour_leave(); NULL if @until says so,
+ * or nothing is registered.
  */
 struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long *start,
 			  unsigned long *end, bool *new_pass, u64 *until)
 {
 	struct region *region;
-	unsigned int left = 0;
+	unsigned int tries = 0;
 	bool leave, passed;
 
 	*until = 0;
@@ -114,9 +114,9 @@ struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long
 		}
 		if (leave) {
 			tour->left_mm = region->mm;
-			WRITE_ONCE(tour->left, true);
+			WRITE_ONCE(tour->incomplete, true);
 		}
-	} while (leave && ++left < CLAIM_BATCH);
+	} while (leave && ++tries < CLAIM_BATCH);
 	if (region && *until) {
 		region = NULL;
 	} else if (region) {
@@ -165,14 +165,14 @@ void tour_skip_to(struct tour *tour, struct region *region, unsigned long from, 
 }
 
 /**
- * tour_left() - a region left a tour
+ * tour_region_gone() - a region was taken out of a tour
  * @tour: the tour
  *
  * Who registers next begins a pass, and does not end one that saw nothing.
  *
  * Context: regions_lock held.
  */
-void tour_left(struct tour *tour)
+void tour_region_gone(struct tour *tour)
 {
 	lockdep_assert_held(&regions_lock);
 	if (!RB_EMPTY_ROOT(&tour->regions))

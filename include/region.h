@@ -103,7 +103,7 @@ enum region_tree {
  * @left_mm: the process whose pieces are left in this pass where they would be waited for
  * @scanned: pages that were visited, by whoever is on this tour
  * @skipped: those of them that did not have to be read
- * @left: a piece was left, since somebody else had a lock
+ * @incomplete: a piece was left, since somebody else had a lock
  * @looks: this pass looks at all shared pages
  * @looked: the last one of a domain's tour that did began then, in jiffies
  *
@@ -120,7 +120,7 @@ struct tour {
 	unsigned int visits;
 	struct mm_struct *left_mm;
 	atomic_long_t scanned, skipped;
-	bool left;
+	bool incomplete;
 	bool looks;
 	unsigned long looked;
 };
@@ -345,7 +345,7 @@ struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long
 			  unsigned long *end, bool *new_pass, u64 *until);
 void tour_leave(struct tour *tour, struct region *region, unsigned long start);
 void tour_skip_to(struct tour *tour, struct region *region, unsigned long from, unsigned long to);
-void tour_left(struct tour *tour);
+void tour_region_gone(struct tour *tour);
 unsigned long tour_passes(struct tour *tour);
 bool regions_empty(void);
 
