@@ -22,13 +22,20 @@ static unsigned int regions_per_area = 1024;
 module_param(regions_per_area, uint, 0644);
 MODULE_PARM_DESC(regions_per_area, "how many regions one area may hold");
 
+/* How many areas are added up in one hold of their lock. */
+#define TOTALS_BATCH 64
+
 /* The trees of regions, and all tours. It spins: whoever is told to sleep does not hold it. */
 DEFINE_SPINLOCK(regions_lock);
 
-/* All areas, and sums of those that are gone. Scans do without. */
-static DEFINE_MUTEX(areas_lock);
+/* All areas, and sums of those that are gone. It spins, too; scans do without. */
+static DEFINE_SPINLOCK(areas_lock);
 static LIST_HEAD(areas);
-static long gone_scanned, gone_skipped, gone_hashed;
+static struct ksmdev_totals gone;
+
+/* The adding up that goes on, or went last; where to, or NULL. Guarded by areas_lock. */
+static unsigned int totals_round;
+static struct ksmdev_totals *totals_now;
 
 static int compare(struct mm_struct *mm_a, unsigned long addr_a,
 		   struct mm_struct *mm_b, unsigned long addr_b)
@@ -140,9 +147,9 @@ struct ksmdev_area *ksmdev_area_create(void)
 	kref_init(&area->ref);
 	area->regions = RB_ROOT;
 	atomic_long_set(&area->counters.metadata, sizeof(*area));
-	mutex_lock(&areas_lock);
-	list_add_tail(&area->node, &areas);
-	mutex_unlock(&areas_lock);
+	spin_lock(&areas_lock);
+	list_add(&area->node, &areas);
+	spin_unlock(&areas_lock);
 	return area;
 }
 
@@ -378,6 +385,14 @@ void ksmdev_area_remove_all(struct ksmdev_area *area)
 	empty_regions(&removed);
 }
 
+/* What an area adds to the sums that only grow. */
+static void add_past(struct ksmdev_totals *totals, struct ksmdev_area *area)
+{
+	totals->scanned += atomic_long_read(&area->counters.scanned);
+	totals->skipped += atomic_long_read(&area->counters.skipped);
+	totals->hashed += atomic_long_read(&area->counters.hashed);
+}
+
 /**
  * ksmdev_area_release() - the last user of an area's fd closed it
  * @area: the area
@@ -387,12 +402,12 @@ void ksmdev_area_remove_all(struct ksmdev_area *area)
 void ksmdev_area_release(struct ksmdev_area *area)
 {
 	ksmdev_area_remove_all(area);
-	mutex_lock(&areas_lock);
+	spin_lock(&areas_lock);
 	list_del(&area->node);
-	gone_scanned += atomic_long_read(&area->counters.scanned);
-	gone_skipped += atomic_long_read(&area->counters.skipped);
-	gone_hashed += atomic_long_read(&area->counters.hashed);
-	mutex_unlock(&areas_lock);
+	add_past(&gone, area);
+	if (totals_now && area->round != totals_round)
+		add_past(totals_now, area);
+	spin_unlock(&areas_lock);
 	kref_put(&area->ref, area_free);
 }
 
@@ -537,38 +552,50 @@ struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, un
 	return region;
 }
 
+static void add_area(struct ksmdev_totals *totals, struct ksmdev_area *area)
+{
+	int i;
+
+	totals->areas++;
+	totals->regions += READ_ONCE(area->nr_regions);
+	totals->pages += READ_ONCE(area->pages);
+	for (i = 0; i < SLOT_STATES; i++)
+		totals->slots[i] += atomic_long_read(&area->counters.slots[i]);
+	totals->metadata += atomic_long_read(&area->counters.metadata);
+	add_past(totals, area);
+	area->round = totals_round;
+}
+
 /**
  * regions_totals() - add up all areas
  * @totals: filled in
  *
- * Whoever opens or closes an area may be scheduled out, by a limit that is his own: nobody waits
- * for him.
+ * Whoever opens or closes an area waits for some of them at most. What is opened meanwhile is not
+ * there yet; of what is closed meanwhile there are the sums that only grow, in any case.
  *
- * Context: Process.
- * Return: false if that cannot be done now.
+ * Context: Process. One caller at a time.
  */
-bool regions_totals(struct ksmdev_totals *totals)
+void regions_totals(struct ksmdev_totals *totals)
 {
 	struct ksmdev_area *area;
-	int i;
+	LIST_HEAD(cursor);
 
-	if (!mutex_trylock(&areas_lock))
-		return false;
-	memset(totals, 0, sizeof(*totals));
-	totals->scanned = gone_scanned;
-	totals->skipped = gone_skipped;
-	totals->hashed = gone_hashed;
-	list_for_each_entry(area, &areas, node) {
-		totals->areas++;
-		totals->regions += READ_ONCE(area->nr_regions);
-		totals->pages += READ_ONCE(area->pages);
-		for (i = 0; i < SLOT_STATES; i++)
-			totals->slots[i] += atomic_long_read(&area->counters.slots[i]);
-		totals->scanned += atomic_long_read(&area->counters.scanned);
-		totals->skipped += atomic_long_read(&area->counters.skipped);
-		totals->hashed += atomic_long_read(&area->counters.hashed);
-		totals->metadata += atomic_long_read(&area->counters.metadata);
+	spin_lock(&areas_lock);
+	*totals = gone;
+	totals_now = totals;
+	totals_round++;
+	list_add(&cursor, &areas);
+	while (!list_is_last(&cursor, &areas)) {
+		area = list_entry(cursor.next, struct ksmdev_area, node);
+		add_area(totals, area);
+		list_move(&cursor, &area->node);
+		if (totals->areas % TOTALS_BATCH)
+			continue;
+		spin_unlock(&areas_lock);
+		cond_resched();
+		spin_lock(&areas_lock);
 	}
-	mutex_unlock(&areas_lock);
-	return true;
+	list_del(&cursor);
+	totals_now = NULL;
+	spin_unlock(&areas_lock);
 }

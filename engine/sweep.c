@@ -157,16 +157,15 @@ static void sweep_at(ktime_t at)
 	mod_delayed_work(system_dfl_wq, &sweep_later, ns > 0 ? nsecs_to_jiffies(ns) + 1 : 0);
 }
 
-/* A round has ended: tell of it, and of what is registered. False: that is not known now. */
-static bool tell(void)
+/* A round has ended: tell of it, and of what is registered. */
+static void tell(void)
 {
 	struct told new = { };
 	struct work_time start = work_begin();
 
 	regions_bury_dead();
 	regions_settle();
-	if (!regions_totals(&new.regions))
-		return false;
+	regions_totals(&new.regions);
 	new.kernel_pages = shared_count();
 	new.metadata = new.regions.metadata + index_bytes() + shared_table_bytes() +
 		       pool_blocks() * PAGE_SIZE;
@@ -179,24 +178,22 @@ static bool tell(void)
 	/* Where much is registered, this is what takes long. */
 	told_worked = work_end(start);
 	spin_unlock(&last_lock);
-	return true;
 }
 
 static void sweep_work(struct work_struct *work)
 {
-	/* A round has ended that nobody was told of. */
-	static bool ended;
+	bool ended = false;
 
 	/* A scan may have it, of a task that does not get to run. */
-	if (!ended && mutex_trylock(&sweep_mutex)) {
+	if (mutex_trylock(&sweep_mutex)) {
 		ended = sweep(RUN_BLOCKS);
 		mutex_unlock(&sweep_mutex);
 	}
-	if (!ended || !tell()) {
+	if (!ended) {
 		sweep_at(ktime_add_ms(ktime_get(), 1));
 		return;
 	}
-	ended = false;
+	tell();
 	if (pool_used() || !regions_empty() || READ_ONCE(asked))
 		sweep_at(due());
 }

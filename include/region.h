@@ -165,7 +165,8 @@ struct ksmdev_counters {
 /**
  * struct ksmdev_area - a shared memory area: one fd's registrations
  * @ref: one of the fd, one of each region
- * @node: in the list of all areas
+ * @node: in the list of all areas, the newest first
+ * @round: when it was added up last
  * @regions: the area's regions, by mm and address
  * @nr_regions: how many
  * @pages: their length together
@@ -174,6 +175,7 @@ struct ksmdev_counters {
 struct ksmdev_area {
 	struct kref ref;
 	struct list_head node;
+	unsigned int round;
 	struct rb_root regions;
 	unsigned int nr_regions;
 	unsigned long pages;
@@ -333,7 +335,7 @@ struct ksmdev_totals {
 	long scanned, skipped, hashed, metadata;
 };
 
-bool regions_totals(struct ksmdev_totals *totals);
+void regions_totals(struct ksmdev_totals *totals);
 
 /* engine/domain.c */
 struct domain *domain_get(kuid_t owner);
