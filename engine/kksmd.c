@@ -196,13 +196,13 @@ static void sleep_until(const ktime_t *until)
 static void settle(struct worker *worker, const struct settings *set, ktime_t begin)
 {
 	/* Behind by a tick at most, which the next slice makes up for. */
-	u64 used = current->se.sum_exec_runtime;
-	u64 takes = div_u64((used - worker->cpu_used) * 100 * set->threads, set->cpu_percent);
+	u64 used = current->se.sum_exec_runtime - worker->cpu_used;
+	u64 takes = div_u64(used * 100 * set->threads, set->cpu_percent);
 
 	spin_lock(&kksmd_wait.lock);
-	pacing.worked += used - worker->cpu_used;
+	pacing.worked += used;
 	spin_unlock(&kksmd_wait.lock);
-	worker->cpu_used = used;
+	worker->cpu_used += used;
 	worker->due = ktime_add_ns(max(worker->due, begin), takes);
 }
 
@@ -263,7 +263,7 @@ static int kksmd_run(void *data)
 
 	set_freezable();
 	set_user_nice(current, KKSMD_NICE);
-	mmlock_wait(worker->scan);
+	mmlock_wait(worker->scan, kksmd_interrupted);
 
 	while (!kthread_should_stop()) {
 		struct settings set = read_settings(worker);

@@ -35,23 +35,26 @@ static void ring(struct timer_list *timer)
 /**
  * mmlock_wait() - from here on, the calling thread waits for mmap locks
  * @scan: the scanning context, which is the thread's alone
+ * @interrupted: asked before each wait whether the thread has something else to attend to
  *
  * Context: Kernel thread.
  */
-void mmlock_wait(struct ksmdev_scan *scan)
+void mmlock_wait(struct ksmdev_scan *scan, bool (*interrupted)(void))
 {
 	allow_kernel_signal(SIGKILL);
 	timer_setup(&scan->alarm, ring, 0);
 	scan->waiter = current;
+	scan->interrupted = interrupted;
 }
 
 /*
  * May a scan wait now? A piece that was waited for is waited for more often, but not for long: to
- * gather takes the lock, and to merge does, and nobody asks meanwhile whether to stop.
+ * gather takes the lock, and to merge does. Who wants the thread to stop waits for the end of one
+ * wait at most.
  */
 static bool may_wait(struct ksmdev_scan *scan)
 {
-	if (scan->waiter != current)
+	if (scan->waiter != current || scan->interrupted())
 		return false;
 	if (scan->waited)
 		return scan->waited <= WAIT_NS;

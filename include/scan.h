@@ -55,6 +55,7 @@ struct due {
  * @domain: whose tour that is; NULL: everybody's
  * @at_once: do not wait until a page was seen unchanged; wait for locks instead
  * @waiter: the thread that waits for mmap locks; NULL if none does
+ * @interrupted: asked whether it may not, now
  * @alarm: ends such a wait
  * @wait_from: no more waits until then, in ns
  * @pass: the pass of the tour that it is in
@@ -99,6 +100,7 @@ struct ksmdev_scan {
 	struct domain *domain;
 	bool at_once;
 	struct task_struct *waiter;
+	bool (*interrupted)(void);
 	struct timer_list alarm;
 	u64 wait_from;
 	unsigned long pass;
@@ -144,7 +146,7 @@ struct vm_area_struct *region_find_pages(struct region *region, unsigned long st
 void ksmdev_scan_wait(struct ksmdev_scan *scan);
 
 /* engine/mmlock.c */
-void mmlock_wait(struct ksmdev_scan *scan);
+void mmlock_wait(struct ksmdev_scan *scan, bool (*interrupted)(void));
 void mmlock_piece(struct ksmdev_scan *scan, struct mm_struct *mm);
 bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since);
 bool mmlock_nap(struct ksmdev_scan *scan, unsigned int us);
