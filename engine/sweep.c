@@ -204,11 +204,8 @@ static void sweep_ask(void)
 	spin_lock(&last_lock);
 	asked = true;
 	spin_unlock(&last_lock);
-	if (!READ_ONCE(begun))
-		sweep_at(due());
-	/* One goes on. Who has begun it may not have been the work item. */
-	else if (!delayed_work_pending(&sweep_later))
-		sweep_at(ktime_get());
+	/* One that goes on is due: who has begun it may not have been the work item. */
+	sweep_at(due());
 }
 
 /**
