@@ -12,6 +12,7 @@
 #	make check-debug	the same tests on kernels with all their debugging on (KERNEL=debug-7.3: on
 #				that alone)
 #	make check-kernels	all tests on every kernel of scripts/kernels.list, and a table
+#	make check-builds	the module for kernels in between, that cannot be booted
 #	make check-neighbours	what one tenant can do to another, at length, on 6.1 and 6.12, and
 #				a table (SECONDS=N: longer)
 #	make check-guests	the long tests with KVM guests, on 6.1 and 6.12 (SECONDS=N: longer)
@@ -130,6 +131,12 @@ check: setup
 PHONY += check-kernels
 check-kernels: setup
 	@tests/kernels
+
+# Sources of 2 GB each.
+PHONY += check-builds
+check-builds:
+	@scripts/setup $$(tests/builds --like)
+	@tests/builds
 
 PHONY += check-debug
 check-debug: setup-debug
