@@ -10,12 +10,14 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "ksm_busy.h"
 #include "ksm_harness.h"
 
 struct scanner {
@@ -27,7 +29,8 @@ struct scanner {
 static void *scanner_main(void *arg)
 {
 	struct scanner *s = arg;
-	struct ksm_user_scan scan = { .pages_to_scan = 300 };
+	/* It does not come to its end by itself. */
+	struct ksm_user_scan scan = { .pages_to_scan = UINT32_MAX };
 
 	while (!s->stop && !s->error) {
 		if (ioctl(s->fd, KSM_SCAN, &scan) && errno != EINTR)
@@ -36,8 +39,24 @@ static void *scanner_main(void *arg)
 	return NULL;
 }
 
+static void on_signal(int sig)
+{
+	(void)sig;
+}
+
+/* End a call that waits for a signal, or begins just after one. */
+static void scanner_end(struct scanner *s, pthread_t thread)
+{
+	s->stop = 1;
+	while (pthread_tryjoin_np(thread, NULL)) {
+		pthread_kill(thread, SIGUSR1);
+		usleep(10000);
+	}
+}
+
 TEST_F(device, suspend)
 {
+	struct sigaction sa = { .sa_handler = on_signal };
 	const size_t n = 1024;
 	struct scanner s = { .fd = self->k.scan };
 	char *mem = ksm_mmap(n);
@@ -57,9 +76,11 @@ TEST_F(device, suspend)
 	EXPECT_LT(100, rate);
 
 	/* A task in KSM_SCAN must not hold it up either. */
+	sigaction(SIGUSR1, &sa, NULL);
 	ASSERT_EQ(0, pthread_create(&scan, NULL, scanner_main, &s));
 	/* Not longer: the kernel spins meanwhile, and has a watchdog. */
 	ksm_write_file("/sys/module/suspend/parameters/pm_test_delay", "3");
+	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "1000"));
 	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_test", "freezer"));
 	usleep(50000);
 	/* Any event of the machine's may wake it early: then once more, in a while. */
@@ -72,16 +93,53 @@ TEST_F(device, suspend)
 		scanned = ksm_stat("pages_scanned") - before;
 		took = ksm_now() - began;
 	}
-	s.stop = 1;
 	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_test", "none"));
+	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "20000"));
 	TH_LOG("%lld pages a second before, %lld in %.1f s of suspend", rate, scanned, took);
 	EXPECT_LT(2.5, took);
 	/* What it scans before all are frozen, and afterwards; not in those three seconds. */
 	EXPECT_GT(rate * 2, scanned);
-	pthread_join(scan, NULL);
+	scanner_end(&s, scan);
 	EXPECT_EQ(0, s.error);
 	/* Thawed, it goes on. */
 	EXPECT_TRUE(ksm_wait_more("pages_scanned", 100, KSM_PATIENCE));
+}
+
+/* From then on its mmap lock is never free. */
+static long fn_be_busy(long area, long addr, long npages, long unused)
+{
+	(void)unused;
+	ksm_fill((void *)addr, npages, 1);
+	if (ksm_register(area, (void *)addr, npages))
+		return -errno;
+	return ksm_busy_threads(4, ksm_busy_mapper) ? 0 : -EAGAIN;
+}
+
+/* The kernel threads are frozen also while they wait for a lock that others always have. */
+TEST_F_TIMEOUT(device, beside_a_busy_process, 600)
+{
+	const size_t n = 4 * KSM_HUGE_PAGES;
+	char *mem = ksm_mmap(n);
+	struct ksm_child c;
+
+	if (access("/sys/power/state", W_OK) || access("/sys/power/pm_test", W_OK))
+		SKIP(return, "this kernel has no /sys/power/pm_test to suspend with");
+	ksm_spawn(&c);
+	ASSERT_EQ(0, ksm_call(&c, fn_be_busy, self->area, mem, n));
+	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 8));
+	ASSERT_EQ(0, ksm_start(self->k.dev, UINT32_MAX, 0, 0));
+	ksm_write_file("/sys/module/suspend/parameters/pm_test_delay", "1");
+	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "1000"));
+	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_test", "freezer"));
+	for (int i = 0; i < 4; i++) {
+		usleep(200000);
+		EXPECT_EQ(0, ksm_write_file("/sys/power/state", "freeze"));
+	}
+	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_test", "none"));
+	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "20000"));
+	EXPECT_TRUE(ksm_wait_more("pages_scanned", 100, KSM_PATIENCE));
+	EXPECT_EQ(0, ksm_stop(self->k.dev));
+	ksm_kill(&c);
 }
 
 static long fn_merge(long area, long addr, long npages, long unused)
@@ -92,14 +150,34 @@ static long fn_merge(long area, long addr, long npages, long unused)
 	return ksm_merge_range(area, (void *)addr, npages, &merged);
 }
 
-/* Until told to stop, the calls that walk much memory; a suspend may end them early. */
-static long fn_walk(long area, long addr, long npages, long stop)
+/* What a process that walks tells of itself. @longest: of its calls that were not ended, in ms */
+struct walk {
+	_Atomic int stop, merging;
+	double longest;
+};
+
+/*
+ * Until told to stop, the calls that go over much memory, which is new each time; a suspend may
+ * end them early.
+ */
+static long fn_walk(long area, long addr, long npages, long shared)
 {
+	struct walk *walk = (struct walk *)shared;
 	long ret = 0;
 
-	while (!ret && !*(volatile int *)stop) {
+	for (int seed = 2; !ret && !walk->stop; seed++) {
+		double took;
+
+		madvise((void *)addr, npages * PGSZ, MADV_DONTNEED);
+		ksm_fill((void *)addr, npages, seed);
 		ksm_fdinfo(area, "pages_sharing");
+		took = ksm_now();
+		walk->merging = 1;
 		ret = fn_merge(area, addr, npages, 0);
+		walk->merging = 0;
+		took = (ksm_now() - took) * 1000;
+		if (!ret && took > walk->longest)
+			walk->longest = took;
 		if (ret == -EINTR)
 			ret = 0;
 	}
@@ -113,11 +191,10 @@ static long fn_walk(long area, long addr, long npages, long stop)
 TEST_F_TIMEOUT(device, long_calls, 1200)
 {
 	const size_t n = 16384;
-	char *mem = ksm_mmap(2 * n), *more = ksm_mmap(n);
-	volatile int *stop = mmap(NULL, PGSZ, PROT_READ | PROT_WRITE,
-				  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	char *mem = ksm_mmap(2 * n), *more = ksm_mmap(2 * n);
+	struct walk *walk = mmap(NULL, PGSZ, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+				 -1, 0);
 	struct ksm_child c, walker;
-	long long sharing;
 	int area;
 
 	if (access("/sys/power/state", W_OK) || access("/sys/power/pm_test", W_OK))
@@ -129,17 +206,17 @@ TEST_F_TIMEOUT(device, long_calls, 1200)
 	ASSERT_EQ(0, ksm_call(&c, fn_merge, self->area, mem, 2 * n));
 	area = ksm_area(&self->k);
 	ksm_spawn(&walker);
-	ksm_call(&walker, ksm_fn_fill, more, n, 2);
-	ASSERT_EQ(0, ksm_call(&walker, ksm_fn_register, area, more, n));
+	ASSERT_EQ(0, ksm_call(&walker, ksm_fn_register, area, more, 2 * n));
 
 	ksm_write_file("/sys/module/suspend/parameters/pm_test_delay", "1");
 	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "1000"));
 	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_test", "freezer"));
-	ksm_call_start(&walker, fn_walk, area, (long)more, n, (long)stop);
-	sharing = ksm_stat("pages_sharing");
+	ksm_call_start(&walker, fn_walk, area, (long)more, 2 * n, (long)walk);
+	for (double end = ksm_now() + KSM_PATIENCE; !walk->merging; usleep(100))
+		ASSERT_GT(end, ksm_now());
 	ksm_call_start(&c, ksm_fn_unmerge, self->area, 0, 0, 0);
-	while (ksm_stat("pages_sharing") > sharing - 64)
-		;
+	while (ksm_same_frames(c.pid, ksm_page(mem, 64), c.pid, ksm_page(mem, n + 64), 1))
+		usleep(100);
 	EXPECT_EQ(0, ksm_write_file("/sys/power/state", "freeze"));
 	/* It was in the middle. */
 	EXPECT_LT(0, ksm_stat("pages_sharing"));
@@ -147,8 +224,9 @@ TEST_F_TIMEOUT(device, long_calls, 1200)
 	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "20000"));
 	EXPECT_EQ(0, ksm_call_finish(&c));
 	EXPECT_EQ(0, ksm_stat("pages_sharing"));
-	*stop = 1;
+	walk->stop = 1;
 	EXPECT_EQ(0, ksm_call_finish(&walker));
+	TH_LOG("KSM_MERGE_RANGE took up to %.0f ms", walk->longest);
 	EXPECT_EQ(0, ksm_call(&c, ksm_fn_wrong, mem, n, 1));
 	EXPECT_EQ(0, ksm_call(&c, ksm_fn_wrong, mem + n * PGSZ, n, 1));
 	EXPECT_EQ(0, ksm_end(&c));
