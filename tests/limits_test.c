@@ -686,6 +686,70 @@ TEST_F(limit, zeros_of_huge_pages)
 	EXPECT_EQ((long)(n * (KSM_HUGE_PAGES - zeros)), ksm_stat("pages_unshared"));
 }
 
+#define OTHERS_SHARING "/sys/kernel/mm/ksm/pages_sharing"
+
+/* Microseconds of our CPU time that it takes to read a number; the best of five times. */
+static double time_of_read(long long (*read_it)(const char *name), const char *name)
+{
+	enum { READS = 500 };
+	double best = 1e9;
+
+	for (int i = 0; i < 5; i++) {
+		struct timespec begin, end;
+		double t;
+
+		clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin);
+		for (int nr = 0; nr < READS; nr++)
+			read_it(name);
+		clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
+		t = (end.tv_sec - begin.tv_sec) * 1e6 + (end.tv_nsec - begin.tv_nsec) / 1e3;
+		best = t < best ? t : best;
+	}
+	return best / READS;
+}
+
+/* The same of the kernel's own KSM, if it has that. */
+static double time_of_others_read(void)
+{
+	return access(OTHERS_SHARING, R_OK) ? 0 : time_of_read(ksm_read_number, OTHERS_SHARING);
+}
+
+/* Have n pairs of registered pages shared; how many shared pages there are. */
+static size_t share_pairs(const struct ksm *k, char *mem, size_t n, uint64_t seed)
+{
+	double end = ksm_now() + KSM_PATIENCE;
+	size_t shared;
+
+	ksm_fill(mem, n, seed);
+	ksm_fill(mem + n * PGSZ, n, seed);
+	do {
+		ksm_merge_all(k);
+		shared = ksm_stat("pages_shared");
+	} while (shared < n && ksm_now() < end);
+	return shared;
+}
+
+/* What statistics tell was counted before: to read one takes no longer where much is shared. */
+TEST_F(limit, statistics_cost_the_same)
+{
+	const size_t n = (128UL << 20) / PGSZ, little = 512;
+	char *mem = ksm_mmap(2 * n);
+	double few, many, others_few, others_many;
+
+	ASSERT_LE((long long)n, self->old);
+	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
+	ASSERT_EQ(little, share_pairs(&self->k, mem, little, 1));
+	few = time_of_read(ksm_stat_told, "pages_sharing");
+	others_few = time_of_others_read();
+	/* Somebody may hold a few of so many. */
+	ASSERT_LE(n - n / 64, share_pairs(&self->k, mem, n, 2));
+	many = time_of_read(ksm_stat_told, "pages_sharing");
+	others_many = time_of_others_read();
+	TH_LOG("a read took %.2f us with %zu shared pages, %.2f us with %zu", few, little, many, n);
+	TH_LOG("one of mm/ksm.c's took %.2f us and %.2f us", others_few, others_many);
+	EXPECT_GT(4 * few, many);
+}
+
 /* No fd left for the new object: nothing of it may stay. */
 TEST_F(limit, no_fd_left)
 {

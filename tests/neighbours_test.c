@@ -153,6 +153,215 @@ TEST_F(tenants, payer_leaves)
 	EXPECT_EQ(0, ksm_call(c, ksm_fn_wrong, mem, n, 1));
 }
 
+/* Scan until all of it is shared by two, as somebody may hold a page for a while; how much is. */
+static long share(const struct ksm *k, const struct ksm_child *a, const struct ksm_child *b,
+		  const char *mem, long n)
+{
+	double end = ksm_now() + KSM_PATIENCE;
+	long same;
+
+	do {
+		ksm_merge_all(k);
+		same = ksm_same_frames(a->pid, mem, b->pid, mem, n);
+	} while (same < n && ksm_now() < end);
+	return same;
+}
+
+/*
+ * Who pays and has less than a sixteenth of his limit free is relieved by others who map the same,
+ * as far as it takes, once a mapping was lost anywhere. The control is the same without a limit.
+ *
+ * All is counted in pages: what a CPU charges in advance is 64 of them, whatever their size. A
+ * group is never charged less than what is charged to it, so none of that is in the way of a
+ * bound from below.
+ */
+TEST_F_TIMEOUT(tenants, payer_without_margin, 1200)
+{
+	const long n = 8192, kept = n - n / 8, bytes = n * PGSZ;
+	char *mem = ksm_mmap(n);
+	struct ksm_child *a = TENANT(GROUP, mem, n, 1), *b, *c;
+	long limit, enough, before;
+
+	ksm_passes(&self->k, 2);
+	b = TENANT(OTHER, mem, n, 1);
+	ASSERT_EQ(n, share(&self->k, a, b, mem, n));
+	c = TENANT(GROUP, mem, n, 1);
+	ASSERT_EQ(n, share(&self->k, a, c, mem, n));
+	ASSERT_EQ(n, ksm_same_frames(a->pid, mem, b->pid, mem, n));
+	ASSERT_LE(bytes - bytes / 16, ksm_cgroup_read(OTHER, "memory.current", NULL));
+	ASSERT_GE(bytes / 4, ksm_cgroup_read(GROUP, "memory.current", NULL));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 5000, 0, 0));
+
+	/*
+	 * The control: what it leaves others pay for, by which one sees that all shared pages were
+	 * looked at. The rest stays its own, though they look on.
+	 */
+	ksm_call(b, fn_touch, mem + kept * PGSZ, n - kept, 2);
+	EXPECT_GE(bytes + bytes / 16, wait_for_charge(OTHER, bytes + bytes / 16));
+	EXPECT_TRUE(ksm_wait_more("full_scans", 40, 5 * KSM_PATIENCE));
+	EXPECT_LE(bytes - bytes / 16, ksm_cgroup_read(OTHER, "memory.current", NULL));
+	before = ksm_cgroup_read(GROUP, "memory.current", NULL);
+	EXPECT_GE(bytes / 4, before);
+
+	/* Its limit is just above what it has. It is relieved until it has its sixteenth. */
+	limit = ksm_cgroup_read(OTHER, "memory.current", NULL) / PGSZ + 64;
+	enough = (limit - limit / 16) * PGSZ;
+	ksm_cgroup_write(OTHER, "memory.max", limit * PGSZ);
+	ksm_call(c, fn_touch, mem + (kept - 1) * PGSZ, 1, 3);
+	EXPECT_GE(enough, wait_for_charge(OTHER, enough));
+	EXPECT_LE(before + bytes / 64, ksm_cgroup_read(GROUP, "memory.current", NULL));
+
+	/* Of a lower limit, which memory.high may be, that is all but what nobody else maps. */
+	ksm_cgroup_write(OTHER, "memory.high", bytes / 4);
+	ksm_call(c, fn_touch, mem + (kept - 2) * PGSZ, 1, 3);
+	EXPECT_GE(bytes / 4, wait_for_charge(OTHER, bytes / 4));
+	EXPECT_LE(bytes - bytes / 8, ksm_cgroup_read(GROUP, "memory.current", NULL));
+
+	EXPECT_EQ(0, ksm_cgroup_read(GROUP, "memory.events", "oom_kill"));
+	EXPECT_EQ(0, ksm_cgroup_read(OTHER, "memory.events", "oom_kill"));
+	EXPECT_TRUE(alive(a) && alive(b) && alive(c));
+	/* Some had the byte that was written. */
+	EXPECT_LE(kept, ksm_same_frames(a->pid, mem, b->pid, mem, n));
+	EXPECT_LE(n - 2, ksm_same_frames(a->pid, mem, c->pid, mem, n));
+	EXPECT_EQ(0, ksm_call(a, ksm_fn_wrong, mem, n, 1));
+	EXPECT_EQ(0, ksm_call(b, ksm_fn_wrong, mem, kept, 1));
+	EXPECT_EQ(0, ksm_call(c, ksm_fn_wrong, mem, kept - 2, 1));
+}
+
+#define ONE_USER 1000
+
+/* A user's process in a group, which has touched no memory yet. */
+static struct ksm_child *user(struct ksm_child *c, int *nr, const char *group)
+{
+	long ret;
+
+	c += (*nr)++;
+	ksm_spawn(c);
+	ksm_cgroup_write(group, "cgroup.procs", c->pid);
+	ret = ksm_call(c, ksm_fn_become, ONE_USER, 0, 0);
+	if (ret)
+		ksm_die("cannot become user %d: %s", ONE_USER, strerror(-ret));
+	return c;
+}
+
+/* Write, and be seen to have written: the next one who has the same finds it. */
+static void write_and_be_seen(const struct ksm *k, struct ksm_child *c, char *mem, long n,
+			      long seed)
+{
+	ksm_call(c, ksm_fn_fill, mem, n, seed);
+	ksm_passes(k, 2);
+}
+
+static long open_area(const struct ksm *k, struct ksm_child *c, char *mem, long n)
+{
+	long area = ksm_call(c, ksm_fn_area_register, k->dev, mem, n);
+
+	if (area < 0)
+		ksm_die("a tenant cannot register its memory: %s", strerror(-area));
+	return area;
+}
+
+/*
+ * Guess what another one holds, have that confirmed, write to half of it, and leave the rest as it
+ * is: shared, and not registered. Returns how many pages were merged.
+ */
+static long guess(const struct ksm *k, struct ksm_child *c, char *mem, long n, long seed)
+{
+	long area, merged;
+
+	ksm_call(c, ksm_fn_fill, mem, n, seed);
+	/* Its own call might wait a second for that, as it is not root's. */
+	ksm_drain_batches();
+	area = open_area(k, c, mem, n);
+	merged = ksm_call(c, ksm_fn_merge_range, area, mem, n);
+	if (merged < 0)
+		ksm_die("KSM_MERGE_RANGE: %s", strerror(-merged));
+	ksm_call(c, fn_touch, mem, n / 2, seed);
+	ksm_call(c, ksm_fn_close, area, 0, 0);
+	return merged;
+}
+
+/*
+ * Guess what the victim is about to hold, so that it is the one that comes to what is there, and
+ * pays; then it writes something else, and nobody is left who could pay for what it had. Returns
+ * how many pages they had in common.
+ */
+static long guess_ahead(const struct ksm *k, struct ksm_child *victim, struct ksm_child *c,
+			char *mem, long n, long seed)
+{
+	long area, same;
+
+	ksm_call(c, ksm_fn_fill, mem, n, seed);
+	area = open_area(k, c, mem, n);
+	ksm_passes(k, 2);
+	ksm_call(victim, ksm_fn_fill, mem, n, seed);
+	same = share(k, victim, c, mem, n);
+	ksm_call(c, ksm_fn_close, area, 0, 0);
+	write_and_be_seen(k, victim, mem, n, seed + 1);
+	return same;
+}
+
+/*
+ * One user's processes in two groups, as guests of one host: what one guesses of the other's
+ * memory is shared, and is the guesser's to pay. The control is the one that is guessed at, alone.
+ *
+ * Who scans is the test, between the steps, so it is always the same that happens; and how much
+ * a group was charged at the most the kernel remembers, so no peak is missed.
+ */
+TEST_F_TIMEOUT(tenants, one_user_two_groups, 1800)
+{
+	enum { ROUNDS = 32, AHEAD = 8 };
+	const long n = 4096, bytes = n * PGSZ;
+	char *mem = ksm_mmap(n);
+	struct ksm_child *v = user(self->c, &self->nr, GROUP);
+	struct ksm_child *g = user(self->c, &self->nr, OTHER);
+	long alone, most, charged, merged = 0, same = 0, seed = 0;
+
+	/* Far from any limit. */
+	ksm_cgroup_write(GROUP, "memory.max", 8 * bytes);
+	ksm_cgroup_write(OTHER, "memory.max", 8 * bytes);
+	open_area(&self->k, v, mem, n);
+	for (int round = 0; round < ROUNDS; round++)
+		write_and_be_seen(&self->k, v, mem, n, ++seed);
+	charged = ksm_cgroup_read(GROUP, "memory.current", NULL);
+	alone = ksm_cgroup_read(GROUP, "memory.peak", NULL);
+	ASSERT_LE(bytes, charged);
+
+	for (int round = 0; round < ROUNDS; round++) {
+		write_and_be_seen(&self->k, v, mem, n, ++seed);
+		merged += guess(&self->k, g, mem, n, seed);
+	}
+	most = ksm_cgroup_read(GROUP, "memory.peak", NULL);
+	TH_LOG("charged alone %ld pages, at most %ld; with guesses, of which %ld were right, %ld",
+	       charged / PGSZ, alone / PGSZ, merged, most / PGSZ);
+	/* Or there was nothing to pay for. */
+	EXPECT_LT(ROUNDS * n / 2, merged);
+	EXPECT_GE(alone + alone / 4, most);
+	EXPECT_EQ(0, ksm_call(v, ksm_fn_wrong, mem, n, seed));
+
+	/*
+	 * Here it does pay for what the other one still maps, until that one lets go: that is
+	 * documented, and is never more than that one has memory.
+	 */
+	for (int round = 0; round < AHEAD; round++) {
+		same += guess_ahead(&self->k, v, g, mem, n, ++seed);
+		seed++;
+	}
+	most = ksm_cgroup_read(GROUP, "memory.peak", NULL);
+	TH_LOG("with guesses ahead, of which %ld were right, %ld", same, most / PGSZ);
+	EXPECT_LT(AHEAD * n / 2, same);
+	EXPECT_GE(2 * alone + alone / 4, most);
+
+	/* And all of it is over when the guesser is gone. */
+	ksm_kill(g);
+	ksm_passes(&self->k, 40);
+	EXPECT_GE(charged + charged / 8, wait_for_charge(GROUP, charged + charged / 8));
+	EXPECT_EQ(0, ksm_cgroup_read(GROUP, "memory.events", "oom_kill"));
+	EXPECT_EQ(0, ksm_cgroup_read(OTHER, "memory.events", "oom_kill"));
+	EXPECT_TRUE(alive(v));
+	EXPECT_EQ(0, ksm_call(v, ksm_fn_wrong, mem, n, seed));
+}
+
 /*
  * What one process is the last to map becomes its own again only where its group has room for it:
  * nobody is killed for what another one has left.
