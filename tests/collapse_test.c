@@ -8,6 +8,8 @@
  * kernel with its debugging on must have nothing to report.
  */
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +17,7 @@
 #include <unistd.h>
 
 #include "ksm_harness.h"
+#include "ksm_scanner.h"
 #include "ksm_told.h"
 
 #define PAGES KSM_HUGE_PAGES
@@ -187,6 +190,68 @@ TEST_F_TIMEOUT(collapse, khugepaged, 300)
 	ksm_fill(self->a, PAGES, 4);
 	EXPECT_EQ(ksm_wrong(self->a, PAGES, 4), 0);
 	EXPECT_EQ(wrong_twin(self->b, variant->first, variant->merged), 0);
+}
+
+/* @done: how often it succeeded */
+struct collapser {
+	char *mem;
+	_Atomic int stop, done;
+};
+
+static void *collapse_main(void *arg)
+{
+	struct collapser *c = arg;
+
+	while (!c->stop) {
+		usleep(rand() % 20000);
+		c->done += !madvise(c->mem, KSM_HUGE_SIZE, MADV_COLLAPSE);
+	}
+	return NULL;
+}
+
+/*
+ * Both at once: pages are merged while they are looked at to be collapsed, and the other way
+ * round. Until each has been seen to happen some times.
+ */
+TEST_F_TIMEOUT(device, while_merging, 600)
+{
+	enum { TIMES = 20 };
+	double end = ksm_now() + 5 * KSM_PATIENCE;
+	int area[2] = { self->area, ksm_area(&self->k) };
+	struct collapser collapser = { 0 };
+	struct ksm_scanner scanner;
+	unsigned int merged = 0;
+	pthread_t thread;
+	char *mem[2];
+	size_t n;
+
+	for (int i = 0; i < 2; i++) {
+		mem[i] = map_small(&n);
+		ASSERT_EQ(0, ksm_register(area[i], mem[i], PAGES));
+	}
+	collapser.mem = mem[0];
+	ksm_scanner_start(&scanner, self->k.dev, 2 * PAGES);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, collapse_main, &collapser));
+	for (int seed = 1; merged < TIMES || collapser.done < TIMES; seed++) {
+		ASSERT_GT(end, ksm_now()) {
+			TH_LOG("collapsed %d times, merged %u times", collapser.done, merged);
+		}
+		/* Of small pages each time: a huge one that was rebuilt is left alone for long. */
+		ASSERT_EQ(0, madvise(mem[0], KSM_HUGE_SIZE, MADV_DONTNEED));
+		ASSERT_EQ(0, madvise(mem[0], KSM_HUGE_SIZE, MADV_NOHUGEPAGE));
+		for (int i = 0; i < 2; i++)
+			ksm_fill(mem[i], PAGES, seed);
+		ASSERT_EQ(0, madvise(mem[0], KSM_HUGE_SIZE, MADV_HUGEPAGE));
+		usleep(rand() % 50000);
+		merged += ksm_same_frames(0, mem[0], 0, mem[1], PAGES) > 0;
+		for (int i = 0; i < 2; i++)
+			ASSERT_EQ(0, ksm_wrong(mem[i], PAGES, seed));
+	}
+	collapser.stop = 1;
+	pthread_join(thread, NULL);
+	ksm_scanner_stop(&scanner);
+	TH_LOG("collapsed %d times, merged %u times", collapser.done, merged);
+	close(area[1]);
 }
 
 TEST_HARNESS_MAIN

@@ -30,12 +30,13 @@
  * @nr: how many results
  * @result: "ok 17 No leak from parent into child" and so on
  * @done: how many of them are of a test that was done
+ * @pins: how many say that a long-term pin for reading keeps seeing what is written
  * @pieces: pieces of memory that were merged
  * @unmerged: pieces that were not
  * @pages: pages that were merged
  */
 struct run {
-	size_t nr, done;
+	size_t nr, done, pins;
 	char *result[MAX_RESULTS];
 	unsigned long pieces, unmerged, pages;
 };
@@ -95,6 +96,7 @@ static void run_cow(struct run *run, bool merge)
 		    run->nr < MAX_RESULTS) {
 			run->result[run->nr++] = strdup(line);
 			run->done += !strstr(line, "# SKIP");
+			run->pins += line[0] == 'o' && strstr(line, "Longterm R/O pin is reliable");
 		}
 		sscanf(line, "# merged %lu pages in %lu pieces, %lu", &run->pages, &run->pieces,
 		       &run->unmerged);
@@ -131,6 +133,8 @@ TEST_F_TIMEOUT(device, same_as_unmerged, 600)
 		TH_LOG("%s, and merged: %s", plain.result[i], merged.result[i]);
 	}
 	EXPECT_EQ(different, 0);
+	TH_LOG("%zu pins for reading are reliable, merged %zu", plain.pins, merged.pins);
+	EXPECT_LT(0, merged.pins);
 	EXPECT_LE(collapse, COLLAPSE_CASES);
 }
 

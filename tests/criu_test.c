@@ -316,26 +316,52 @@ TEST_F(checkpoint, child_that_never_registered)
 	EXPECT_EQ(ksm_wrong(self->mem, EQUAL, 1), 0);
 }
 
+/* Save it as it runs: what it writes from now on is what dump_changes() saves. */
+static int dump_running(struct _test_data_checkpoint *self)
+{
+	char pid[16];
+
+	snprintf(pid, sizeof(pid), "%d", self->pid);
+	return criu(self, "pre-dump", "-t", pid, "--track-mem", "--manage-cgroups=ignore", NULL);
+}
+
+static long dump_changes(struct _test_data_checkpoint *self)
+{
+	snprintf(self->images, sizeof(self->images), "%s/last", self->dir);
+	if (mkdir(self->images, 0700))
+		ksm_die("cannot make %s: %s", self->images, strerror(errno));
+	return dump_and_restore(self, "../images");
+}
+
 /* Saved as it runs, merged afterwards, and what was written since is saved when it stops. */
 TEST_F(checkpoint, incremental)
 {
-	char pid[16], last[80];
-
 	if (access(CRIU, X_OK))
 		SKIP(return, "there is no " CRIU);
 	twins(self);
 	self->pid = start(self, self->area);
-	snprintf(pid, sizeof(pid), "%d", self->pid);
-	ASSERT_EQ(criu(self, "pre-dump", "-t", pid, "--track-mem", "--manage-cgroups=ignore",
-		       NULL), 0);
+	ASSERT_EQ(dump_running(self), 0);
 	ksm_merge_all(&self->k);
 	ASSERT_EQ(ksm_same_frames(self->pid, self->mem, 0, self->twin, EQUAL), EQUAL);
 	say(self->dir, "write", 0);
 	ASSERT_EQ(hear(self->dir, "written"), 0);
-	snprintf(last, sizeof(last), "%s/last", self->dir);
-	ASSERT_EQ(mkdir(last, 0700), 0);
-	strcpy(self->images, last);
-	EXPECT_EQ(dump_and_restore(self, "../images"), 0);
+	EXPECT_EQ(dump_changes(self), 0);
+}
+
+/* Merging what was written since does not hide that it was. */
+TEST_F(checkpoint, incremental_written_and_merged)
+{
+	if (access(CRIU, X_OK))
+		SKIP(return, "there is no " CRIU);
+	twins(self);
+	self->pid = start(self, self->area);
+	ASSERT_EQ(dump_running(self), 0);
+	say(self->dir, "write", 0);
+	ASSERT_EQ(hear(self->dir, "written"), 0);
+	ksm_fill(self->twin, WRITTEN, 4);
+	ksm_merge_all(&self->k);
+	ASSERT_EQ(ksm_same_frames(self->pid, self->mem, 0, self->twin, EQUAL), EQUAL);
+	EXPECT_EQ(dump_changes(self), 0);
 }
 
 /* What is read of it from outside is the same, whether or not there is a criu. */

@@ -147,6 +147,8 @@ TEST_F(poison, unmerge)
 
 	ksm_pfns(self->c[0].pid, self->mem, N, before);
 	ksm_call(&self->c[0], ksm_fn_unmerge, self->area[0], 0, 0);
+	/* The bad one is not copied. */
+	EXPECT_EQ(ksm_moved(self->c[0].pid, self->mem, 1, before), 0);
 	EXPECT_EQ(ksm_moved(self->c[0].pid, ksm_page(self->mem, 1), N - 1, before + 1), N - 1);
 	EXPECT_EQ(ksm_same_frames(self->c[0].pid, ksm_page(self->mem, 1), self->c[1].pid,
 				  ksm_page(self->mem, 1), N - 1), 0);

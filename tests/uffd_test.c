@@ -402,6 +402,60 @@ FIXTURE_TEARDOWN(watched)
 	ksm_finish(&self->k);
 }
 
+/* Merged first, watched afterwards: what is there stays there, whatever is done to it. */
+TEST_F(watched, merged_before)
+{
+	char *a = ksm_mmap(N), *b = twin_of(self->area, N, 20);
+	struct monitor m = { .base = a };
+	struct ksm_child c;
+	int fd = -1;
+
+	if (variant->file) {
+		fd = memfd_create("uffd_test", MFD_CLOEXEC);
+		ASSERT_EQ(ftruncate(fd, N * PGSZ), 0);
+		ASSERT_EQ(mmap(a, N * PGSZ, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+			       fd, 0), a);
+	}
+	ksm_fill(a, N, 20);
+	ASSERT_EQ(ksm_register(self->area, a, N), 0);
+	ksm_merge_all(&self->k);
+	ASSERT_EQ(ksm_same_frames(0, a, 0, b, N), N);
+
+	m.uffd = ksm_uffd_open(variant->features);
+	ksm_uffd_register(m.uffd, a, N, variant->mode);
+	monitor_start(&m);
+	ksm_passes(&self->k, 3);
+	ksm_spawn(&c);
+	ksm_call(&c, ksm_fn_fill, ksm_page(a, N / 4), N / 4, 21);
+	/* Of a quarter of the pages the child still has what was merged. */
+	ksm_fill(a, N / 2, 22);
+	if (variant->file)
+		ASSERT_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, N * PGSZ), 0);
+	ksm_passes(&self->k, 3);
+	ASSERT_EQ(ksm_unmerge(self->area), 0);
+	ksm_passes(&self->k, 3);
+	EXPECT_EQ(told_pagemap(0, a, N, PM_PRESENT, PM_PRESENT), N);
+	EXPECT_EQ(ksm_wrong(a, N / 2, 22), 0);
+	for (int i = N / 2; i < N; i++)
+		EXPECT_TRUE(ksm_page_is(ksm_page(a, i), 20, i));
+	EXPECT_EQ(ksm_wrong(b, N, 20), 0);
+	EXPECT_EQ(ksm_call(&c, ksm_fn_wrong, a, N / 4, 20), 0);
+	EXPECT_EQ(ksm_call(&c, ksm_fn_wrong, ksm_page(a, N / 4), N / 4, 21), 0);
+	EXPECT_EQ(m.missing + m.minor + m.wp + m.wrong, 0);
+	EXPECT_EQ(ksm_end(&c), 0);
+	if (variant->mode & UFFDIO_REGISTER_MODE_WP) {
+		protect(m.uffd, a, N, true);
+		ksm_fill(a, N, 23);
+		EXPECT_EQ(m.wp, N);
+		EXPECT_EQ(ksm_wrong(a, N, 23), 0);
+	}
+	monitor_stop(&m);
+	EXPECT_EQ(m.missing + m.minor + m.wrong, 0);
+	close(m.uffd);
+	if (variant->file)
+		close(fd);
+}
+
 struct reader {
 	const char *addr;
 	unsigned long rounds;
