@@ -308,6 +308,14 @@ double ksm_now(void)
 	return ts.tv_sec + ts.tv_nsec / 1e9;
 }
 
+double ksm_cpu_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
 bool ksm_wait_more(const char *name, long long more, double seconds)
 {
 	long long start = ksm_stat(name);

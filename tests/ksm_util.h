@@ -123,6 +123,8 @@ bool ksm_wait_least(const char *name, long long value);
 bool ksm_wait_quiet(const char *name);
 /* Seconds of a clock that is never set. */
 double ksm_now(void);
+/* Seconds of CPU time of this thread: waits, for locks to rest say, do not count. */
+double ksm_cpu_now(void);
 /* The value of "NAME:" in /proc/PID/fdinfo/FD of this process. */
 long long ksm_fdinfo(int fd, const char *name);
 

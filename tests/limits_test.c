@@ -695,14 +695,11 @@ static double time_of_read(long long (*read_it)(const char *name), const char *n
 	double best = 1e9;
 
 	for (int i = 0; i < 5; i++) {
-		struct timespec begin, end;
-		double t;
+		double t = ksm_cpu_now();
 
-		clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin);
 		for (int nr = 0; nr < READS; nr++)
 			read_it(name);
-		clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
-		t = (end.tv_sec - begin.tv_sec) * 1e6 + (end.tv_nsec - begin.tv_nsec) / 1e3;
+		t = (ksm_cpu_now() - t) * 1e6;
 		best = t < best ? t : best;
 	}
 	return best / READS;

@@ -14,15 +14,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "ksm_cgroup.h"
 #include "ksm_harness.h"
 
-#define CGROUP	"/sys/fs/cgroup/ksm-long"
+#define GROUP	"ksm-long"
 #define PARAM	"/sys/module/ksmdev/parameters/regions_per_area"
 
 /* Seconds after which something hangs. */
@@ -53,12 +52,8 @@ static long long key_of(const char *path, const char *key)
 /* Let the child be one that can be frozen. */
 static void cgroup_take(struct ksm_child *c)
 {
-	char pid[16];
-
-	rmdir(CGROUP);
-	snprintf(pid, sizeof(pid), "%d", c->pid);
-	if (mkdir(CGROUP, 0755) || ksm_write_file(CGROUP "/cgroup.procs", pid))
-		ksm_die("no " CGROUP " for process %s", pid);
+	ksm_cgroup_make(GROUP);
+	ksm_cgroup_write(GROUP, "cgroup.procs", c->pid);
 }
 
 /* Freeze it, and wait until it is: how long that took, in ms. */
@@ -66,9 +61,8 @@ static double cgroup_freeze(void)
 {
 	double begin = ksm_now();
 
-	if (ksm_write_file(CGROUP "/cgroup.freeze", "1"))
-		ksm_die("cannot freeze " CGROUP);
-	while (!key_of(CGROUP "/cgroup.events", "frozen"))
+	ksm_cgroup_write(GROUP, "cgroup.freeze", 1);
+	while (!ksm_cgroup_read(GROUP, "cgroup.events", "frozen"))
 		if (ksm_now() > begin + HANGS)
 			ksm_die("not frozen after %d s", HANGS);
 	return (ksm_now() - begin) * 1000;
@@ -76,8 +70,7 @@ static double cgroup_freeze(void)
 
 static void cgroup_thaw(void)
 {
-	if (ksm_write_file(CGROUP "/cgroup.freeze", "0"))
-		ksm_die("cannot thaw " CGROUP);
+	ksm_cgroup_write(GROUP, "cgroup.freeze", 0);
 }
 
 /* Kill it; how long until it is gone, with its memory, in ms. */
@@ -181,7 +174,7 @@ TEST_F_TIMEOUT(unmerge, frozen, 600)
 	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, self->mem, N, 1));
 	EXPECT_EQ(0, ksm_call(&self->c, ksm_fn_wrong, self->mem + N * PGSZ, N, 1));
 	EXPECT_EQ(0, ksm_end(&self->c));
-	rmdir(CGROUP);
+	ksm_cgroup_remove(GROUP);
 }
 
 static volatile int alarms;
@@ -267,7 +260,7 @@ FIXTURE_TEARDOWN(scans)
 {
 	close(self->area);
 	ksm_finish(&self->k);
-	rmdir(CGROUP);
+	ksm_cgroup_remove(GROUP);
 }
 
 /* Is this page of one half the same as in the other? */
@@ -430,7 +423,7 @@ TEST_F_TIMEOUT(fdinfo, frozen, 600)
 	*self->stop = 1;
 	EXPECT_LT(0, ksm_call_finish(&self->c));
 	EXPECT_EQ(0, ksm_end(&self->c));
-	rmdir(CGROUP);
+	ksm_cgroup_remove(GROUP);
 }
 
 /* ---- a CPU that a real-time task owns ---- */
@@ -524,28 +517,19 @@ static void register_pages(int area, char *mem, size_t nr)
 			ksm_die("region %zu: %s", i, strerror(errno));
 }
 
-/* Seconds of CPU time: waits for locks to rest do not count. */
-static double cpu_now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-	return t.tv_sec + t.tv_nsec / 1e9;
-}
-
 /* What one of the calls that go over all regions takes: the best of five. */
 static double time_of(int area, int what)
 {
 	double best = HANGS;
 
 	for (int i = 0; i < 5; i++) {
-		double took, begin = cpu_now();
+		double took, begin = ksm_cpu_now();
 
 		if (what == 0)
 			ksm_unmerge(area);
 		else
 			ksm_fdinfo(area, "regions");
-		took = cpu_now() - begin;
+		took = ksm_cpu_now() - begin;
 		if (took < best)
 			best = took;
 	}

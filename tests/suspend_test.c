@@ -20,6 +20,19 @@
 #include "ksm_busy.h"
 #include "ksm_harness.h"
 
+static bool can_suspend(void)
+{
+	return !access("/sys/power/state", W_OK) && !access("/sys/power/pm_test", W_OK);
+}
+
+/* What a suspend tests, and within how many ms all tasks must be frozen; 0 or -errno. */
+static int suspend_mode(const char *what, const char *limit_ms)
+{
+	int err = ksm_write_file("/sys/power/pm_freeze_timeout", limit_ms);
+
+	return err ? err : ksm_write_file("/sys/power/pm_test", what);
+}
+
 struct scanner {
 	int fd;
 	_Atomic int stop;
@@ -64,7 +77,7 @@ TEST_F(device, suspend)
 	double began, took = 0;
 	pthread_t scan;
 
-	if (access("/sys/power/state", W_OK) || access("/sys/power/pm_test", W_OK))
+	if (!can_suspend())
 		SKIP(return, "this kernel has no /sys/power/pm_test to suspend with");
 	ksm_fill(mem, n, 1);
 	ASSERT_EQ(0, ksm_register(self->area, mem, n));
@@ -80,8 +93,7 @@ TEST_F(device, suspend)
 	ASSERT_EQ(0, pthread_create(&scan, NULL, scanner_main, &s));
 	/* Not longer: the kernel spins meanwhile, and has a watchdog. */
 	ksm_write_file("/sys/module/suspend/parameters/pm_test_delay", "3");
-	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "1000"));
-	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_test", "freezer"));
+	ASSERT_EQ(0, suspend_mode("freezer", "1000"));
 	usleep(50000);
 	/* Any event of the machine's may wake it early: then once more, in a while. */
 	for (int i = 0; i < 20 && took < 2.5; i++) {
@@ -93,8 +105,7 @@ TEST_F(device, suspend)
 		scanned = ksm_stat("pages_scanned") - before;
 		took = ksm_now() - began;
 	}
-	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_test", "none"));
-	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "20000"));
+	EXPECT_EQ(0, suspend_mode("none", "20000"));
 	TH_LOG("%lld pages a second before, %lld in %.1f s of suspend", rate, scanned, took);
 	EXPECT_LT(2.5, took);
 	/* What it scans before all are frozen, and afterwards; not in those three seconds. */
@@ -122,21 +133,19 @@ TEST_F_TIMEOUT(device, beside_a_busy_process, 600)
 	char *mem = ksm_mmap(n);
 	struct ksm_child c;
 
-	if (access("/sys/power/state", W_OK) || access("/sys/power/pm_test", W_OK))
+	if (!can_suspend())
 		SKIP(return, "this kernel has no /sys/power/pm_test to suspend with");
 	ksm_spawn(&c);
 	ASSERT_EQ(0, ksm_call(&c, fn_be_busy, self->area, mem, n));
 	ASSERT_EQ(0, ksm_set_pace(self->k.dev, 0, 8));
 	ASSERT_EQ(0, ksm_start(self->k.dev, UINT32_MAX, 0, 0));
 	ksm_write_file("/sys/module/suspend/parameters/pm_test_delay", "1");
-	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "1000"));
-	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_test", "freezer"));
+	ASSERT_EQ(0, suspend_mode("freezer", "1000"));
 	for (int i = 0; i < 4; i++) {
 		usleep(200000);
 		EXPECT_EQ(0, ksm_write_file("/sys/power/state", "freeze"));
 	}
-	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_test", "none"));
-	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "20000"));
+	EXPECT_EQ(0, suspend_mode("none", "20000"));
 	EXPECT_TRUE(ksm_wait_more("pages_scanned", 100, KSM_PATIENCE));
 	EXPECT_EQ(0, ksm_stop(self->k.dev));
 	ksm_kill(&c);
@@ -197,7 +206,7 @@ TEST_F_TIMEOUT(device, long_calls, 1200)
 	struct ksm_child c, walker;
 	int area;
 
-	if (access("/sys/power/state", W_OK) || access("/sys/power/pm_test", W_OK))
+	if (!can_suspend())
 		SKIP(return, "this kernel has no /sys/power/pm_test to suspend with");
 	ksm_spawn(&c);
 	ksm_call(&c, ksm_fn_fill, mem, n, 1);
@@ -209,8 +218,7 @@ TEST_F_TIMEOUT(device, long_calls, 1200)
 	ASSERT_EQ(0, ksm_call(&walker, ksm_fn_register, area, more, 2 * n));
 
 	ksm_write_file("/sys/module/suspend/parameters/pm_test_delay", "1");
-	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "1000"));
-	ASSERT_EQ(0, ksm_write_file("/sys/power/pm_test", "freezer"));
+	ASSERT_EQ(0, suspend_mode("freezer", "1000"));
 	ksm_call_start(&walker, fn_walk, area, (long)more, 2 * n, (long)walk);
 	for (double end = ksm_now() + KSM_PATIENCE; !walk->merging; usleep(100))
 		ASSERT_GT(end, ksm_now());
@@ -220,8 +228,7 @@ TEST_F_TIMEOUT(device, long_calls, 1200)
 	EXPECT_EQ(0, ksm_write_file("/sys/power/state", "freeze"));
 	/* It was in the middle. */
 	EXPECT_LT(0, ksm_stat("pages_sharing"));
-	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_test", "none"));
-	EXPECT_EQ(0, ksm_write_file("/sys/power/pm_freeze_timeout", "20000"));
+	EXPECT_EQ(0, suspend_mode("none", "20000"));
 	EXPECT_EQ(0, ksm_call_finish(&c));
 	EXPECT_EQ(0, ksm_stat("pages_sharing"));
 	walk->stop = 1;
