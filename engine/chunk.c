@@ -198,6 +198,7 @@ static struct chunk *chunk_alloc(struct region *region, unsigned long addr, unsi
 	chunk->addr = addr & ~(CHUNK_SIZE - 1);
 	chunk->region = region;
 	region_get(region);
+	ksmdev_race_delay();
 	/*
 	 * Last: from here on it can be found by its number, which a chunk that is gone may
 	 * have had, and somebody still asks for that.

@@ -141,6 +141,15 @@ static inline unsigned int ksmdev_kpage_mapcount(struct page *page)
 	return atomic_read(&page->_mapcount) + 1;
 }
 
+/* Races, in a build that is to be tested for them. mm/walk.c */
+#ifdef KSMDEV_RACE_DELAY
+void ksmdev_race_delay(void);
+#else
+static inline void ksmdev_race_delay(void)
+{
+}
+#endif
+
 /* Content. mm/kpage.c */
 bool ksmdev_page_is_zero(struct page *page);
 void ksmdev_prefetch_page(struct page *page);

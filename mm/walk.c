@@ -123,17 +123,19 @@ bool ksmdev_table_present(struct vm_area_struct *vma, unsigned long addr, unsign
 }
 
 #ifdef KSMDEV_RACE_DELAY
-/* Debug builds: how long to wait where somebody may free the table, for tests of races. */
-static unsigned int table_lock_delay_us;
-module_param(table_lock_delay_us, uint, 0644);
+static unsigned int race_delay_us;
+module_param(race_delay_us, uint, 0644);
 
-static void race_delay(void)
+/**
+ * ksmdev_race_delay() - wait where somebody else may come in between, for tests of races
+ *
+ * Only in debug builds, and only if the module parameter says how long.
+ *
+ * Context: Any.
+ */
+void ksmdev_race_delay(void)
 {
-	udelay(READ_ONCE(table_lock_delay_us));
-}
-#else
-static void race_delay(void)
-{
+	udelay(READ_ONCE(race_delay_us));
 }
 #endif
 
@@ -184,7 +186,7 @@ again:
 	rcu_read_lock();
 	seen = pmd ? READ_ONCE(*pmd) : __pmd(0);
 	find_table(mm, pmd, &seen, addr, table);
-	race_delay();
+	ksmdev_race_delay();
 	spin_lock(table->ptl);
 	if (unlikely(!table_stays(pmd, seen, table))) {
 		spin_unlock(table->ptl);

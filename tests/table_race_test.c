@@ -33,8 +33,10 @@
 
 #include "ksm_harness.h"
 
-#define DELAY		"/sys/module/ksmdev/parameters/table_lock_delay_us"
+#define DELAY		"/sys/module/ksmdev/parameters/race_delay_us"
 #define DELAY_US	"2000"
+/* Where all who scan and all who are born are held up. */
+#define DELAY_FEW_US	"200"
 
 #define TABLES		8
 #define FILLED		128UL	/* pages of each table, so that it takes a while to unmap them */
@@ -375,11 +377,12 @@ TEST_F_TIMEOUT(device, chunks_come_and_go, 600)
 	const char *seconds = getenv("KSMDEV_RACE_SECONDS");
 	struct ksm_child scanners[SCANNERS], nurseries[NURSERIES];
 	int scan[SCANNERS], length;
+	bool delay = !access(DELAY, F_OK);
 	char *mem = ksm_mmap(4);
 	double end;
 	long n = 0;
 
-	length = seconds ? atoi(seconds) : access(DELAY, F_OK) ? 3 : 30;
+	length = seconds ? atoi(seconds) : delay ? 30 : 3;
 	board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		     -1, 0);
 	ASSERT_NE(MAP_FAILED, board);
@@ -396,9 +399,13 @@ TEST_F_TIMEOUT(device, chunks_come_and_go, 600)
 		ksm_spawn(&nurseries[i]);
 		ksm_call_start(&nurseries[i], nursery, self->k.dev, KSM_ARG(mem), 0, 0);
 	}
+	if (delay)
+		ASSERT_EQ(0, ksm_write_file(DELAY, DELAY_FEW_US));
 	for (end = ksm_now() + length; ksm_now() < end;)
 		usleep(20000);
 	board->stop = 1;
+	if (delay)
+		ASSERT_EQ(0, ksm_write_file(DELAY, "0"));
 	for (int i = 0; i < NURSERIES; i++) {
 		n += ksm_call_finish(&nurseries[i]);
 		ksm_end(&nurseries[i]);
