@@ -8,12 +8,17 @@
  * when nobody maps it. A page of a process's own that failed is gone, and a scan passes
  * over what is left of it.
  */
+#include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/hw_breakpoint.h>
+#include <linux/perf_event.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "ksm_harness.h"
@@ -40,6 +45,88 @@ static void told(int signal)
 {
 	(void)signal;
 }
+
+/* ---- who reads a frame ---- */
+
+#define MAX_CPUS 64
+
+/* A hardware breakpoint on each CPU, on where the kernel has the frame's first bytes. */
+struct reads {
+	int fd[MAX_CPUS];
+	int cpus;
+};
+
+/*
+ * The kernel's own address of a frame: of the ranges of /proc/kcore that of RAM, the last. 0 if
+ * this kernel has no such file.
+ */
+static uint64_t kernel_address(uint64_t pfn)
+{
+	int fd = open("/proc/kcore", O_RDONLY);
+	uint64_t addr = 0;
+	Elf64_Ehdr elf;
+	Elf64_Phdr range;
+
+	if (fd < 0 && errno == ENOENT)
+		return 0;
+	if (fd < 0 || read(fd, &elf, sizeof(elf)) != sizeof(elf))
+		ksm_die("cannot read /proc/kcore: %s", strerror(errno));
+	for (int i = 0; i < elf.e_phnum; i++) {
+		if (pread(fd, &range, sizeof(range), elf.e_phoff + i * sizeof(range)) !=
+		    sizeof(range))
+			ksm_die("/proc/kcore ends early");
+		if (range.p_type == PT_LOAD && range.p_paddr != UINT64_MAX &&
+		    pfn * PGSZ - range.p_paddr < range.p_memsz)
+			addr = range.p_vaddr + (pfn * PGSZ - range.p_paddr);
+	}
+	close(fd);
+	if (!addr)
+		ksm_die("/proc/kcore does not have frame %#llx", (unsigned long long)pfn);
+	return addr;
+}
+
+/* Return: false if it cannot be done on this machine. */
+static bool reads_begin(struct reads *reads, uint64_t pfn)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_BREAKPOINT,
+		.size = sizeof(attr),
+		.bp_type = HW_BREAKPOINT_RW,
+		.bp_addr = kernel_address(pfn),
+		.bp_len = HW_BREAKPOINT_LEN_8,
+	};
+
+	if (!attr.bp_addr)
+		return false;
+	reads->cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	if (reads->cpus > MAX_CPUS)
+		ksm_die("more than %d CPUs", MAX_CPUS);
+	for (int cpu = 0; cpu < reads->cpus; cpu++) {
+		reads->fd[cpu] = syscall(SYS_perf_event_open, &attr, -1, cpu, -1, 0);
+		if (reads->fd[cpu] >= 0)
+			continue;
+		if (cpu || (errno != ENOENT && errno != EOPNOTSUPP && errno != ENODEV))
+			ksm_die("perf_event_open: %s", strerror(errno));
+		return false;
+	}
+	return true;
+}
+
+/* Return: how often the frame was read or written. */
+static uint64_t reads_end(struct reads *reads)
+{
+	uint64_t sum = 0, count;
+
+	for (int cpu = 0; cpu < reads->cpus; cpu++) {
+		if (read(reads->fd[cpu], &count, sizeof(count)) != sizeof(count))
+			ksm_die("cannot read a breakpoint's counter: %s", strerror(errno));
+		sum += count;
+		close(reads->fd[cpu]);
+	}
+	return sum;
+}
+
+/* ---- a shared page fails ---- */
 
 FIXTURE(poison) {
 	struct ksm k;
@@ -109,6 +196,31 @@ TEST_F(poison, nobody_else_gets_it)
 	EXPECT_TRUE(ksm_wait_stat("pages_shared", 0));
 }
 
+/* Not for equals, nor to copy it, by a pass or by a call; the page beside it is. */
+TEST_F(poison, never_read)
+{
+	struct reads bad, healthy;
+	uint64_t merged;
+	int area;
+
+	if (!reads_begin(&bad, self->bad))
+		SKIP(return, "no hardware breakpoints, or no /proc/kcore");
+	ASSERT_TRUE(reads_begin(&healthy, ksm_pfn(self->c[0].pid, ksm_page(self->mem, 1))));
+	ksm_call(&self->c[2], ksm_fn_fill, self->mem, N, self->seed);
+	self->area[2] = ksm_call(&self->c[2], ksm_fn_area_register, self->k.dev, self->mem, N);
+	ksm_merge_all(&self->k);
+	area = ksm_area(&self->k);
+	ksm_fill(self->mem, N, self->seed);
+	ASSERT_EQ(ksm_register(area, self->mem, N), 0);
+	ASSERT_EQ(ksm_merge_range(area, self->mem, N, &merged), 0);
+	ASSERT_EQ(ksm_call(&self->c[0], ksm_fn_unmerge, self->area[0], 0, 0), 0);
+	ksm_kill(&self->c[1]);
+	ksm_merge_all(&self->k);
+	EXPECT_LT(0, reads_end(&healthy));
+	EXPECT_EQ(0, reads_end(&bad));
+	close(area);
+}
+
 /* The same by a call that merges at once, and by a process that asks for the page alone. */
 TEST_F(poison, merge_range)
 {
@@ -156,6 +268,8 @@ TEST_F(poison, unmerge)
 	ksm_kill(&self->c[1]);
 	EXPECT_TRUE(ksm_wait_stat("kernel_pages", 0));
 }
+
+/* ---- a page of one's own fails ---- */
 
 /* A page of the process's own fails while it is registered, as a candidate and before. */
 TEST_F(device, own_page)
