@@ -22,7 +22,6 @@
 #include "ksm_harness.h"
 
 #define GROUP	"ksm-long"
-#define PARAM	"/sys/module/ksmdev/parameters/regions_per_area"
 
 /* Seconds after which something hangs. */
 #define HANGS	60
@@ -506,98 +505,6 @@ TEST_F_TIMEOUT(device, realtime_task, 120)
 	/* All that was left is merged now. */
 	EXPECT_EQ(0, ksm_merge_range(self->area, mem, 2 * n, &merged));
 	EXPECT_EQ(n, ksm_same_frames(0, mem, 0, mem + n * PGSZ, n));
-}
-
-/* ---- many regions ---- */
-
-static void register_pages(int area, char *mem, size_t nr)
-{
-	for (size_t i = 0; i < nr; i++)
-		if (ksm_register(area, mem + 2 * i * PGSZ, 1))
-			ksm_die("region %zu: %s", i, strerror(errno));
-}
-
-/* What one of the calls that go over all regions takes: the best of five. */
-static double time_of(int area, int what)
-{
-	double best = HANGS;
-
-	for (int i = 0; i < 5; i++) {
-		double took, begin = ksm_cpu_now();
-
-		if (what == 0)
-			ksm_unmerge(area);
-		else
-			ksm_fdinfo(area, "regions");
-		took = ksm_cpu_now() - begin;
-		if (took < best)
-			best = took;
-	}
-	return best;
-}
-
-/* Ten times as many regions take ten times as long, and not a hundred times. */
-TEST_F_TIMEOUT(device, many_regions, 900)
-{
-	const size_t few = 2000, many = 20000;
-	char *mem = ksm_mmap(2 * many);
-	int area = ksm_area(&self->k);
-	double part[2];
-
-	ASSERT_EQ(0, ksm_write_file(PARAM, "20000"));
-	register_pages(self->area, mem, few);
-	for (int what = 0; what < 2; what++)
-		part[what] = time_of(self->area, what);
-	ASSERT_EQ(0, ksm_remove(self->area));
-	register_pages(area, mem, many);
-	EXPECT_EQ(many, ksm_fdinfo(area, "regions"));
-	for (int what = 0; what < 2; what++) {
-		double all = time_of(area, what);
-
-		TH_LOG("%s: %zu regions %.4f s, %zu regions %.4f s", what ? "fdinfo" : "KSM_UNMERGE",
-		       few, part[what], many, all);
-		EXPECT_GT(40 * part[what], all);
-	}
-	close(area);
-	EXPECT_EQ(0, ksm_stat("regions"));
-	ASSERT_EQ(0, ksm_write_file(PARAM, "1024"));
-}
-
-/* What is closed with a lot in it is freed in the end, and keeps nobody from coming and going. */
-TEST_F_TIMEOUT(device, close_many_chunks, 600)
-{
-	const size_t n = 2000;
-	/* Each has more than this, for one page. */
-	const long long tables = 128 * n;
-	long long metadata = ksm_stat("metadata_bytes");
-	char *mem = mmap(NULL, n * KSM_HUGE_SIZE, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	ASSERT_NE(MAP_FAILED, mem);
-	madvise(mem, n * KSM_HUGE_SIZE, MADV_NOHUGEPAGE);
-	for (int round = 0; round < 3; round++) {
-		for (size_t i = 0; i < n; i++)
-			ksm_fill_page(mem + i * KSM_HUGE_SIZE, 1, i);
-		ASSERT_EQ(0, ksm_register(self->area, mem, n * KSM_HUGE_PAGES));
-		ksm_passes(&self->k, 3);
-		EXPECT_LT(metadata + tables, ksm_stat("metadata_bytes"));
-		/* The second time it is a hole that is forgotten. */
-		if (round == 1) {
-			ASSERT_EQ(0, madvise(mem, n * KSM_HUGE_SIZE, MADV_DONTNEED));
-			munmap(mem, n * KSM_HUGE_SIZE);
-			ksm_passes(&self->k, 3);
-			EXPECT_GT(metadata + tables, ksm_stat("metadata_bytes"));
-			mem = mmap(mem, n * KSM_HUGE_SIZE, PROT_READ | PROT_WRITE,
-				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-			madvise(mem, n * KSM_HUGE_SIZE, MADV_NOHUGEPAGE);
-		}
-		ASSERT_EQ(0, ksm_remove(self->area));
-		EXPECT_EQ(0, ksm_stat("regions"));
-		/* The index may have kept some of its room. */
-		for (double end = ksm_now() + HANGS;
-		     ksm_stat("metadata_bytes") > metadata + tables / 2; usleep(10000))
-			ASSERT_GT(end, ksm_now());
-	}
 }
 
 TEST_HARNESS_MAIN
