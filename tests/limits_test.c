@@ -764,7 +764,8 @@ TEST_F(limit, no_fd_left)
 	}
 	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &old));
 	EXPECT_EQ(areas, ksm_stat("areas"));
-	EXPECT_EQ(metadata, ksm_stat("metadata_bytes"));
+	/* What was freed a moment ago may not have been counted at first. */
+	EXPECT_GE(metadata, ksm_stat("metadata_bytes"));
 }
 
 /* ---- allocations that fail, where the kernel can make them ---- */
