@@ -38,9 +38,6 @@
 #include "include/engine.h"
 #include "include/mm.h"
 
-#define CREATE_TRACE_POINTS
-#include "include/trace.h"
-
 static_assert(sizeof(struct ksm_memory_region) == 16);
 static_assert(offsetof(struct ksm_memory_region, npages) == 0);
 static_assert(offsetof(struct ksm_memory_region, addr) == 8);
@@ -134,6 +131,15 @@ static bool privileged(void)
 
 /* The shared memory area */
 
+static int register_range(struct ksmdev_area *area, u64 addr, u64 npages)
+{
+	int err = ksmdev_area_register(area, addr, npages);
+
+	if (!err)
+		ksmdev_kksmd_wake();
+	return err;
+}
+
 static int register_region(struct ksmdev_area *area, void __user *arg)
 {
 	struct ksm_memory_region region;
@@ -142,7 +148,7 @@ static int register_region(struct ksmdev_area *area, void __user *arg)
 		return -EFAULT;
 	if (region.pad)
 		return -EINVAL;
-	return ksmdev_area_register(area, region.addr, region.npages);
+	return register_range(area, region.addr, region.npages);
 }
 
 static int register_region_2009(struct ksmdev_area *area, void __user *arg)
@@ -153,7 +159,7 @@ static int register_region_2009(struct ksmdev_area *area, void __user *arg)
 		return -EFAULT;
 	if (region.pad || region.reserved_bits)
 		return -EINVAL;
-	return ksmdev_area_register(area, region.addr, region.npages);
+	return register_range(area, region.addr, region.npages);
 }
 
 static int merge_range(struct ksmdev_area *area, struct ksm_merge_range __user *arg)
@@ -465,9 +471,13 @@ static int __init ksmdev_init(void)
 	err = ksmdev_kpage_init();
 	if (err)
 		return err;
+	ksmdev_hash_init();
 	err = ksmdev_index_init();
 	if (err)
 		goto err_index;
+	err = ksmdev_shared_init();
+	if (err)
+		goto err_shared;
 	err = ksmdev_kksmd_init();
 	if (err)
 		goto err_kksmd;
@@ -481,6 +491,8 @@ err_misc:
 	ksmdev_kksmd_exit();
 	ksmdev_sweep_exit();
 err_kksmd:
+	ksmdev_shared_exit();
+err_shared:
 	ksmdev_index_exit();
 err_index:
 	ksmdev_kpage_exit();
@@ -495,6 +507,7 @@ static void __exit ksmdev_exit(void)
 	ksmdev_sweep_exit();
 	ksmdev_areas_exit();
 	ksmdev_drain_exit();
+	ksmdev_shared_exit();
 	ksmdev_index_exit();
 	ksmdev_kpage_exit();
 }

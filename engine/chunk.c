@@ -19,12 +19,10 @@
 #include "../include/index.h"
 #include "../include/mm.h"
 #include "../include/region.h"
+#include "../include/shared.h"
 
 /* The slots in all windows. */
 static atomic_long_t nr_slots = ATOMIC_LONG_INIT(0);
-
-/* All chunks by id, for the index. */
-static DEFINE_XARRAY_ALLOC1(chunks);
 
 /* Their numbers are for everybody. 4 TiB, with pages of 4 KiB. */
 static unsigned int chunks_per_user = CHUNK_MAX_ID / 4;
@@ -86,7 +84,7 @@ struct chunk *chunk_by_id(u32 id)
 	struct chunk *chunk;
 
 	rcu_read_lock();
-	chunk = xa_load(&chunks, id);
+	chunk = index_chunk(id);
 	if (chunk && !kref_get_unless_zero(&chunk->ref))
 		chunk = NULL;
 	rcu_read_unlock();
@@ -96,18 +94,6 @@ struct chunk *chunk_by_id(u32 id)
 		chunk = NULL;
 	}
 	return chunk;
-}
-
-/**
- * chunk_of_linked_slot() - the chunk with a number, while the index pins it
- * @id: slot number / CHUNK_SLOTS
- *
- * Context: The lock of a bucket that holds one of the chunk's slots is held.
- * Return: the chunk.
- */
-struct chunk *chunk_of_linked_slot(u32 id)
-{
-	return xa_load(&chunks, id);
 }
 
 /* The fewest slots of a window, 8: they fill a cache line. */
@@ -203,7 +189,7 @@ static struct chunk *chunk_alloc(struct region *region, unsigned long addr, unsi
 	 * Last: from here on it can be found by its number, which a chunk that is gone may
 	 * have had, and somebody still asks for that.
 	 */
-	if (xa_alloc(&chunks, &chunk->id, chunk, XA_LIMIT(1, CHUNK_MAX_ID), GFP_SCAN))
+	if (index_add_chunk(chunk, GFP_SCAN))
 		goto err_id;
 	atomic_long_add(sizeof(*chunk), &region->area->counters.metadata);
 	count_slots(chunk, chunk->count);
@@ -233,7 +219,7 @@ static void chunk_empty(struct chunk *chunk)
 	chunk->seen = NULL;
 	window_free(&window);
 	count_slots(chunk, -(long)window.count);
-	xa_erase(&chunks, chunk->id);
+	index_remove_chunk(chunk);
 }
 
 /*

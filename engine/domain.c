@@ -16,7 +16,7 @@
 #include <linux/slab.h>
 
 #include "../include/charge.h"
-#include "../include/index.h"
+#include "../include/hash.h"
 #include "../include/region.h"
 
 static bool one_domain;
@@ -74,7 +74,7 @@ struct domain *domain_get(kuid_t owner)
 		return NULL;
 	refcount_set(&new->ref, 1);
 	new->id = id;
-	new->zero = index_fingerprint(ZERO_PAGE(0), id);
+	new->zero = hash_page(ZERO_PAGE(0), id);
 	new->tour.regions = RB_ROOT;
 	new->tour.tree = TREE_DOMAIN;
 	new->tour.looked = INITIAL_JIFFIES;

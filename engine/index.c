@@ -10,14 +10,11 @@
  * The table grows and shrinks with the number of slots, in a work item, some chains at a time.
  * Nobody waits for that, nor ever for somebody who was told to sleep: all locks here spin.
  *
- * Two contents may have the same fingerprint, by chance or by design; so chains
- * are bounded in how much of them is looked at, and the hash that fingerprints
- * are taken from is keyed with a random secret.
+ * Two contents may have the same fingerprint; so chains are bounded in how much of them is
+ * looked at.
+ *
+ * What a slot's number means is known here, too: the table of all chunks.
  */
-#include <linux/hash.h>
-#include <linux/highmem.h>
-#include <linux/random.h>
-#include <linux/siphash.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 
@@ -58,36 +55,43 @@ static spinlock_t chain_locks[INDEX_LOCKS];
 
 static unsigned long wanted_slots;
 
-/* The secrets: a number for each word of a page, and a key for what comes of them. */
-static u64 hash_numbers[PAGE_SIZE / sizeof(u64)] __read_mostly;
-static siphash_key_t hash_key __read_mostly;
+/* All chunks by id. */
+static DEFINE_XARRAY_ALLOC1(chunks);
 
 /**
- * index_fingerprint() - hash a page's contents
- * @page: a page the caller holds a reference to
- * @domain: the number of the domain that it is of
+ * index_add_chunk() - give a chunk the number that its slots go by
+ * @chunk: the chunk; complete but for @chunk->id, as whoever asks for that number finds it
+ * @gfp: how to allocate
  *
- * Whoever knows how one page hashes relative to another makes pages that all hash
- * alike, and pages that hash as somebody else's do and keep those from being merged.
- * A seed does not prevent that: of xxh64() with two words changed to make up for each
- * other, every fourth pair collides, whatever the seed. The sum of products here (the
- * NH of UMAC) is the same for two given pages with a probability of 2^-64 over the
- * secret numbers; siphash() hides it.
- *
- * Context: Any.
- * Return: the upper bits of the keyed hash of what the page holds now.
+ * Context: Any that @gfp is for.
+ * Return: 0; -EBUSY if all numbers are in use; -ENOMEM.
  */
-u32 index_fingerprint(struct page *page, u32 domain)
+int index_add_chunk(struct chunk *chunk, gfp_t gfp)
 {
-	unsigned __int128 sum = 0;
-	const u64 *word = kmap_local_page(page);
-	unsigned int i;
+	return xa_alloc(&chunks, &chunk->id, chunk, XA_LIMIT(1, CHUNK_MAX_ID), gfp);
+}
 
-	for (i = 0; i < ARRAY_SIZE(hash_numbers); i += 2)
-		sum += (unsigned __int128)(word[i] + hash_numbers[i]) *
-		       (word[i + 1] + hash_numbers[i + 1]);
-	kunmap_local(word);
-	return siphash_3u64(sum, sum >> 64, domain, &hash_key) >> (64 - FINGERPRINT_BITS);
+/**
+ * index_remove_chunk() - a chunk's number is free again
+ * @chunk: the chunk; none of its slots is a candidate
+ *
+ * Context: @chunk->lock held.
+ */
+void index_remove_chunk(struct chunk *chunk)
+{
+	xa_erase(&chunks, chunk->id);
+}
+
+/**
+ * index_chunk() - the chunk with a number
+ * @id: slot number / CHUNK_SLOTS
+ *
+ * Context: RCU read lock held, or that of a chain that one of the chunk's slots is in.
+ * Return: the chunk, or NULL; under RCU it may be on its way out, without a reference.
+ */
+struct chunk *index_chunk(u32 id)
+{
+	return xa_load(&chunks, id);
 }
 
 static u32 *chain_of(u32 fingerprint)
@@ -117,13 +121,13 @@ static u32 number_of(struct chunk *chunk, unsigned int nr)
  */
 static struct slot *slot_of(u32 number)
 {
-	return chunk_slot(chunk_of_linked_slot(number / CHUNK_SLOTS), number % CHUNK_SLOTS);
+	return chunk_slot(index_chunk(number / CHUNK_SLOTS), number % CHUNK_SLOTS);
 }
 
 /* The domain of the slot with a number; as slot_of(). */
 static struct domain *domain_of(u32 number)
 {
-	return chunk_of_linked_slot(number / CHUNK_SLOTS)->region->domain;
+	return index_chunk(number / CHUNK_SLOTS)->region->domain;
 }
 
 static unsigned int wanted_bits(unsigned long slots)
@@ -344,7 +348,7 @@ unsigned long index_bytes(void)
 }
 
 /**
- * ksmdev_index_init() - set up both indexes
+ * ksmdev_index_init() - set up the index of candidates
  *
  * Context: Module init.
  * Return: 0 or -ENOMEM.
@@ -352,32 +356,21 @@ unsigned long index_bytes(void)
 int ksmdev_index_init(void)
 {
 	unsigned int i;
-	int err;
 
-	get_random_bytes(hash_numbers, sizeof(hash_numbers));
-	get_random_bytes(&hash_key, sizeof(hash_key));
 	for (i = 0; i < INDEX_LOCKS; i++)
 		spin_lock_init(&chain_locks[i]);
 	table.bits = INDEX_MIN_BITS;
 	table.buckets = kvcalloc(1UL << table.bits, sizeof(*table.buckets), GFP_KERNEL);
-	if (!table.buckets)
-		return -ENOMEM;
-	err = shared_init();
-	if (err)
-		kvfree(table.buckets);
-	return err;
+	return table.buckets ? 0 : -ENOMEM;
 }
 
 /**
- * ksmdev_index_exit() - free both indexes
- *
- * Shared pages that are still mapped live on without us.
+ * ksmdev_index_exit() - free the index of candidates
  *
  * Context: Module exit; no area is left, so no slot is in the index.
  */
 void ksmdev_index_exit(void)
 {
 	cancel_delayed_work_sync(&resize_work);
-	shared_exit();
 	kvfree(table.buckets);
 }

@@ -17,6 +17,8 @@
 #include <linux/sort.h>
 
 #include "../include/scan.h"
+#include "../include/shared.h"
+#include "../include/sweep.h"
 
 /* May this call still merge more pages? */
 static bool may_merge(struct ksmdev_scan *scan)
@@ -127,7 +129,7 @@ static void find_partner(struct ksmdev_scan *scan, struct chunk *chunk,
 		}
 		return;
 	}
-	if (scan->no_room || !shared_room()) {
+	if (scan->no_room || !sweep_room()) {
 		/* No need to ask again for each page. */
 		scan->no_room = true;
 		found->held = true;

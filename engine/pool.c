@@ -13,7 +13,8 @@
 #include <linux/slab.h>
 #include <linux/xarray.h>
 
-#include "../include/shared.h"
+#include "../include/entry.h"
+#include "../include/mm.h"
 
 /**
  * struct block - entries

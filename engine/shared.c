@@ -19,6 +19,9 @@
 #include <linux/module.h>
 
 #include "../include/charge.h"
+#include "../include/engine.h"
+#include "../include/entry.h"
+#include "../include/mm.h"
 #include "../include/shared.h"
 
 /* Guards changes of the table, and of the entries' ways; lookups go without. */
@@ -284,23 +287,6 @@ static bool reserve(void)
 }
 
 /**
- * shared_room() - may there be more shared pages
- *
- * Where a piece of work may come to the bound it is time to find out about some of the pages that
- * are gone.
- *
- * Context: Process; for a hint, once a piece of work.
- * Return: false if the bound is reached.
- */
-bool shared_room(void)
-{
-	if (shared_count() + CHUNK_SLOTS <= READ_ONCE(ksmdev_max_kernel_pages))
-		return true;
-	sweep_some();
-	return shared_count() < READ_ONCE(ksmdev_max_kernel_pages);
-}
-
-/**
  * shared_create() - make a shared page out of the contents of a page
  * @region: where the page is: that process's cgroup is charged
  * @from: the page to copy
@@ -332,7 +318,7 @@ struct page *shared_create(struct region *region, struct page *from)
 			put_page(page);
 		return NULL;
 	}
-	in_table = insert(entry, region->domain, index_fingerprint(page, region->domain->id));
+	in_table = insert(entry, region->domain, hash_page(page, region->domain->id));
 	if (in_table == page)
 		return page;
 	/* Without our reference a sweep may drop the entry, too. */
@@ -341,6 +327,31 @@ struct page *shared_create(struct region *region, struct page *from)
 	shared_drop_stale(entry);
 	rcu_read_unlock();
 	return in_table;
+}
+
+/* A page that was mapped is no longer: its shared page may have one mapper, or none. */
+static atomic_t lost_mappers = ATOMIC_INIT(0);
+
+/**
+ * shared_lost_mapper() - a slot that mapped a shared page no longer does
+ *
+ * Context: Any.
+ */
+void shared_lost_mapper(void)
+{
+	if (!atomic_read(&lost_mappers))
+		atomic_set(&lost_mappers, 1);
+}
+
+/**
+ * shared_lost_mappers() - did any, since this was asked last
+ *
+ * Context: Any.
+ * Return: true if so.
+ */
+bool shared_lost_mappers(void)
+{
+	return atomic_xchg(&lost_mappers, 0);
 }
 
 /**
@@ -395,12 +406,12 @@ static int memory_changed(struct notifier_block *block, unsigned long action, vo
 static struct notifier_block memory_block = { .notifier_call = memory_changed };
 
 /**
- * shared_init() - set up the index of shared pages
+ * ksmdev_shared_init() - set up the index of shared pages
  *
  * Context: Module init.
  * Return: 0 or -ENOMEM.
  */
-int shared_init(void)
+int ksmdev_shared_init(void)
 {
 	int err;
 
@@ -425,11 +436,11 @@ static void drop_any(struct shared_entry *entry, void *data)
 }
 
 /**
- * shared_exit() - forget all shared pages
+ * ksmdev_shared_exit() - forget all shared pages
  *
  * Context: Module exit; nothing scans any more. May sleep.
  */
-void shared_exit(void)
+void ksmdev_shared_exit(void)
 {
 	unsigned long nr = 0;
 

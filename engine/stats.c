@@ -13,8 +13,12 @@
 #include <linux/sched/mm.h>
 #include <linux/sysfs.h>
 
+#include "../include/area.h"
 #include "../include/engine.h"
+#include "../include/hold.h"
 #include "../include/scan.h"
+#include "../include/shared.h"
+#include "../include/sweep.h"
 
 static long profit(long saved_pages, long metadata)
 {

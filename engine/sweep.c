@@ -18,7 +18,11 @@
 
 #include "../include/compat.h"
 #include "../include/engine.h"
+#include "../include/entry.h"
+#include "../include/index.h"
+#include "../include/mm.h"
 #include "../include/shared.h"
+#include "../include/sweep.h"
 
 /* What one run of the work item, and a caller who cannot wait for it, goes over. */
 #define RUN_BLOCKS	64
@@ -208,12 +212,8 @@ static void sweep_ask(void)
 	sweep_at(due());
 }
 
-/**
- * sweep_some() - drop some entries whose page is gone
- *
- * Context: Process. Takes a tenth of a millisecond or so; waits for nobody.
- */
-void sweep_some(void)
+/* Drop some entries whose page is gone. Takes a tenth of a millisecond or so; waits for nobody. */
+static void sweep_some(void)
 {
 	if (!mutex_trylock(&sweep_mutex))
 		return;
@@ -223,23 +223,28 @@ void sweep_some(void)
 	mutex_unlock(&sweep_mutex);
 }
 
-/* A page that was mapped is no longer: its shared page may have one mapper, or none. */
-static atomic_t lost_mappers = ATOMIC_INIT(0);
+/**
+ * sweep_room() - may there be more shared pages
+ *
+ * Where a piece of work may come to the bound it is time to find out about some of the pages that
+ * are gone.
+ *
+ * Context: Process; for a hint, once a piece of work.
+ * Return: false if the bound is reached.
+ */
+bool sweep_room(void)
+{
+	if (shared_count() + CHUNK_SLOTS <= READ_ONCE(ksmdev_max_kernel_pages))
+		return true;
+	sweep_some();
+	return shared_count() < READ_ONCE(ksmdev_max_kernel_pages);
+}
+
+/* When mappings were last looked for that nobody tells of. */
 static unsigned long lost_looked = INITIAL_JIFFIES;
 
 /* Nobody tells when a process forks, exits or writes outside what is registered. */
 #define LOST_INTERVAL	(10 * HZ)
-
-/**
- * shared_lost_mapper() - a slot that mapped a shared page no longer does
- *
- * Context: Any.
- */
-void shared_lost_mapper(void)
-{
-	if (!atomic_read(&lost_mappers))
-		atomic_set(&lost_mappers, 1);
-}
 
 /**
  * sweep_has_singles() - did the last round find shared pages that have one mapping
@@ -328,7 +333,7 @@ static bool finds_payers(bool lost)
  */
 bool sweep_wants_looks(void)
 {
-	bool lost = atomic_xchg(&lost_mappers, 0), look = finds_singles(lost);
+	bool lost = shared_lost_mappers(), look = finds_singles(lost);
 
 	return finds_payers(lost) || look;
 }

@@ -9,8 +9,10 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 
+#include "../include/area.h"
 #include "../include/charge.h"
 #include "../include/engine.h"
+#include "../include/hold.h"
 #include "../include/scan.h"
 #include "../include/trace.h"
 

@@ -14,10 +14,11 @@ struct ksmdev_area;
 struct ksmdev_scan;
 struct seq_file;
 
-/* Areas. engine/region.c */
+/* Areas. engine/area.c */
 struct ksmdev_area *ksmdev_area_create(void);
 void ksmdev_area_release(struct ksmdev_area *area);
 int ksmdev_area_register(struct ksmdev_area *area, u64 addr, u64 npages);
+/* engine/bury.c */
 void ksmdev_area_remove_all(struct ksmdev_area *area);
 void ksmdev_areas_exit(void);
 /* engine/unmerge.c */
@@ -48,8 +49,11 @@ void ksmdev_area_show(struct seq_file *m, struct ksmdev_area *area, bool (*inter
 /* Shared pages gone over. engine/sweep.c */
 void ksmdev_sweep_exit(void);
 
-/* Indexes. engine/index.c, engine/shared.c */
+/* Fingerprints, and the indexes. engine/hash.c, engine/index.c, engine/shared.c */
+void ksmdev_hash_init(void);
 int ksmdev_index_init(void);
 void ksmdev_index_exit(void);
+int ksmdev_shared_init(void);
+void ksmdev_shared_exit(void);
 
 #endif /* KSMDEV_ENGINE_H */

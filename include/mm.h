@@ -125,6 +125,7 @@ void *ksmdev_kpage_owner(struct page *page);
 int ksmdev_kpage_get(struct page *page, const void *owner);
 void ksmdev_kpage_forget(struct page *page);
 void ksmdev_kpage_leave(struct page *page, const void *owner);
+void ksmdev_kpage_next_round(void);
 bool ksmdev_kpage_pins(unsigned long pfn, unsigned long nr);
 int ksmdev_kpage_init(void);
 void ksmdev_kpage_exit(void);
@@ -232,7 +233,6 @@ int ksmdev_adopt(struct vm_area_struct *vma, unsigned long addr, struct page *he
 		 struct mem_cgroup *to, struct mem_cgroup **from);
 
 /* Who pays for pages that several share. mm/payer.c */
-void ksmdev_payer_round(void);
 int ksmdev_payer_change(struct vm_area_struct *vma, unsigned long addr, struct mem_cgroup *to,
 			struct mem_cgroup **from);
 

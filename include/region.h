@@ -56,9 +56,6 @@ enum slot_state {
 	SLOT_STATES,
 };
 
-/* A fingerprint: so many bits of a page's hash. */
-#define FINGERPRINT_BITS 28
-
 /**
  * struct slot - what is known of one page
  * @state: enum slot_state
@@ -291,66 +288,6 @@ static inline u16 *chunk_seen(const struct chunk *chunk, unsigned int nr)
 	return &chunk->seen[nr - chunk->first];
 }
 
-/* engine/chunk.c */
-struct chunk *chunk_lookup(struct region *region, unsigned long addr);
-struct chunk *chunk_create(struct region *region, unsigned long addr, unsigned int low,
-			   unsigned int high);
-bool chunk_grow(struct chunk *chunk, unsigned int low, unsigned int high);
-struct chunk *chunk_by_id(u32 id);
-struct chunk *chunk_of_linked_slot(u32 id);
-void chunk_put(struct chunk *chunk);
-void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint);
-void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state);
-unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found);
-unsigned long region_known_from(struct region *region, unsigned long addr);
-unsigned long region_forget(struct region *region, unsigned long start, unsigned long end,
-			    ktime_t until);
-
-/* engine/region.c */
-extern spinlock_t regions_lock;
-struct region *region_behind(struct tour *tour, struct mm_struct *mm, unsigned long addr);
-struct region *area_next_region(struct ksmdev_area *area, struct region *region);
-struct region *area_region_at(struct ksmdev_area *area, struct mm_struct *mm, unsigned long addr);
-void region_get(struct region *region);
-void region_put(struct region *region);
-void region_bury(struct region *region);
-void regions_bury_dead(void);
-void area_bury_dead(struct ksmdev_area *area);
-void regions_settle(void);
-
-/**
- * struct ksmdev_totals - sums over all areas
- * @areas: open areas
- * @regions: regions whose process lives
- * @pages: their length in pages
- * @slots: pages by the state in which the last scan found them
- * @scanned: pages visited
- * @skipped: of these, known and not read
- * @hashed: of these, read
- * @metadata: bytes of areas, regions, chunks and slots
- */
-struct ksmdev_totals {
-	unsigned long areas, regions, pages;
-	long slots[SLOT_STATES];
-	long scanned, skipped, hashed, metadata;
-};
-
-void regions_totals(struct ksmdev_totals *totals);
-
-/* engine/domain.c */
-struct domain *domain_get(kuid_t owner);
-void domain_put(struct domain *domain);
-
-/* engine/tour.c */
-extern struct tour tour_all;
-struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long *start,
-			  unsigned long *end, bool *new_pass, u64 *until);
-void tour_leave(struct tour *tour, struct region *region, unsigned long start);
-void tour_skip_to(struct tour *tour, struct region *region, unsigned long from, unsigned long to);
-void tour_region_gone(struct tour *tour);
-unsigned long tour_passes(struct tour *tour);
-bool regions_empty(void);
-
 /**
  * region_in() - the region of a node of a tree
  * @node: the node
@@ -363,5 +300,43 @@ static inline struct region *region_in(struct rb_node *node, enum region_tree tr
 {
 	return container_of(node - tree, struct region, in[0]);
 }
+
+/* engine/domain.c */
+struct domain *domain_get(kuid_t owner);
+void domain_put(struct domain *domain);
+
+/* engine/region.c */
+extern spinlock_t regions_lock;
+struct region *region_behind(struct tour *tour, struct mm_struct *mm, unsigned long addr);
+struct region *region_next(struct rb_root *root, enum region_tree tree,
+			   const struct region *region);
+void region_add_to(struct rb_root *root, struct region *region, enum region_tree tree);
+void region_get(struct region *region);
+void region_put(struct region *region);
+void area_put(struct ksmdev_area *area);
+
+/* engine/tour.c */
+extern struct tour tour_all;
+struct region *tour_claim(struct tour *tour, unsigned long budget, unsigned long *start,
+			  unsigned long *end, bool *new_pass, u64 *until);
+void tour_leave(struct tour *tour, struct region *region, unsigned long start);
+void tour_skip_to(struct tour *tour, struct region *region, unsigned long from, unsigned long to);
+void tour_region_gone(struct tour *tour);
+unsigned long tour_passes(struct tour *tour);
+bool regions_empty(void);
+
+/* engine/chunk.c */
+struct chunk *chunk_lookup(struct region *region, unsigned long addr);
+struct chunk *chunk_create(struct region *region, unsigned long addr, unsigned int low,
+			   unsigned int high);
+bool chunk_grow(struct chunk *chunk, unsigned int low, unsigned int high);
+struct chunk *chunk_by_id(u32 id);
+void chunk_put(struct chunk *chunk);
+void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint);
+void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state);
+unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found);
+unsigned long region_known_from(struct region *region, unsigned long addr);
+unsigned long region_forget(struct region *region, unsigned long start, unsigned long end,
+			    ktime_t until);
 
 #endif /* KSMDEV_REGION_H */

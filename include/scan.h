@@ -2,9 +2,11 @@
 /*
  * scan.h - one scanning context and what it does with one piece of memory
  *
- *	scan.c	which piece is next; gather what changed in it
- *	look.c	read that, and decide what may be merged
- *	match.c	find each a partner, elsewhere or in the same piece
+ *	scan.c	which piece is next
+ *	piece.c	gather what changed in it
+ *	match.c	find each page a partner, elsewhere or in the same piece
+ *	split.c	large folios that stand in the way
+ *	look.c	read what changed, and decide what may be merged
  *	merge.c	verify, then share
  *	mmlock.c	the mmap locks that all of them want
  */
@@ -140,11 +142,6 @@ struct ksmdev_scan {
 	unsigned int nr_due;
 };
 
-/* engine/scan.c */
-struct vm_area_struct *region_find_pages(struct region *region, unsigned long start,
-					 unsigned long end, unsigned long *stop);
-void ksmdev_scan_wait(struct ksmdev_scan *scan);
-
 /* engine/mmlock.c */
 void mmlock_wait(struct ksmdev_scan *scan, bool (*interrupted)(void));
 void mmlock_piece(struct ksmdev_scan *scan, struct mm_struct *mm);
@@ -152,12 +149,26 @@ bool mmlock_get(struct ksmdev_scan *scan, struct mm_struct *mm, u64 *since);
 bool mmlock_nap(struct ksmdev_scan *scan, unsigned int us);
 void mmlock_put(struct mm_struct *mm, unsigned long addr, u64 since);
 
+/* engine/merge.c */
+/* Was a page not merged for want of a lock, or as a CPU's batch has it yet? It is not its fault. */
+static inline bool merge_held(int err)
+{
+	return err == -ETIMEDOUT || err == -EAGAIN;
+}
+
+void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
+		    struct ksmdev_mapping *map, unsigned int nr);
+bool merge_split(struct ksmdev_scan *scan, struct chunk *chunk, struct page *page,
+		 struct ksmdev_mapping *map, unsigned int nr);
+void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long start,
+		  unsigned long end);
+
 /* engine/look.c */
 void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped);
 unsigned int look_eager(unsigned long pass);
 void look_settle(struct chunk *chunk, struct ksmdev_found *found);
 void look_candidate_left(struct chunk *chunk, unsigned int nr);
-bool let_go(struct ksmdev_scan *scan, struct chunk *chunk);
+void look_again(struct chunk *chunk, unsigned int nr);
 
 /**
  * struct splitter - puts pages, and splits the large folios among them that pay
@@ -175,8 +186,10 @@ struct splitter {
 	bool split;
 };
 
+/* engine/split.c */
 void splitter_put(struct splitter *splitter, struct page *page, unsigned int nr);
 bool splitter_end(struct splitter *splitter);
+bool let_go(struct ksmdev_scan *scan, struct chunk *chunk);
 
 extern unsigned int ksmdev_thp_split_threshold;
 extern atomic_long_t ksmdev_thp_splits;
@@ -185,18 +198,13 @@ extern atomic_long_t ksmdev_thp_splits;
 struct page *page_here(struct ksmdev_scan *scan, unsigned int nr);
 void match(struct ksmdev_scan *scan, struct chunk *chunk);
 
-/* engine/merge.c */
-/* Was a page not merged for want of a lock, or as a CPU's batch has it yet? It is not its fault. */
-static inline bool merge_held(int err)
-{
-	return err == -ETIMEDOUT || err == -EAGAIN;
-}
+/* engine/piece.c */
+struct vm_area_struct *region_find_pages(struct region *region, unsigned long start,
+					 unsigned long end, unsigned long *stop);
+bool scan_range(struct ksmdev_scan *scan, struct region *region, unsigned long start,
+		unsigned long end);
 
-void merge_mappings(struct ksmdev_scan *scan, struct chunk *chunk,
-		    struct ksmdev_mapping *map, unsigned int nr);
-bool merge_split(struct ksmdev_scan *scan, struct chunk *chunk, struct page *page,
-		 struct ksmdev_mapping *map, unsigned int nr);
-void watch_writes(struct ksmdev_scan *scan, struct chunk *chunk, unsigned long start,
-		  unsigned long end);
+/* engine/scan.c */
+void ksmdev_scan_wait(struct ksmdev_scan *scan);
 
 #endif /* KSMDEV_SCAN_H */

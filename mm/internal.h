@@ -129,11 +129,10 @@ bool ksmdev_has_margin(struct mem_cgroup *memcg);
 int ksmdev_recharge(struct folio *folio, struct mem_cgroup *to, struct mem_cgroup **from);
 
 /* mm/kpage.c */
-void ksmdev_kpage_set_round(struct page *page, unsigned long round);
-unsigned long ksmdev_kpage_round(struct page *page);
+void ksmdev_kpage_payer_seen(struct page *page);
+unsigned long ksmdev_kpage_payer_unseen(struct page *page);
 
 /* mm/payer.c */
-void ksmdev_payer_begin(struct page *page);
 bool ksmdev_payer_seen(struct page *page, struct mem_cgroup *memcg);
 
 /*

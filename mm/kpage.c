@@ -167,6 +167,42 @@ static bool takes_too_much(struct page *page, struct page *from)
 			high_wmark_pages(zone) + zone_managed_pages(zone) / KERNEL_PART;
 }
 
+/* Which round of visits to all that is registered goes on: see payer.c. */
+static unsigned long round;
+
+/**
+ * ksmdev_kpage_next_round() - all that is registered was visited, and shared pages were looked at
+ *
+ * Context: Any; one caller at a time.
+ */
+void ksmdev_kpage_next_round(void)
+{
+	WRITE_ONCE(round, round + 1);
+}
+
+/**
+ * ksmdev_kpage_payer_seen() - note that who pays for a shared page maps it in this round
+ * @page: the page, mapped under its page table's lock, or referenced
+ *
+ * Context: Any.
+ */
+void ksmdev_kpage_payer_seen(struct page *page)
+{
+	WRITE_ONCE(kpage(page)->round, READ_ONCE(round));
+}
+
+/**
+ * ksmdev_kpage_payer_unseen() - how long ago was that
+ * @page: as above
+ *
+ * Context: Any.
+ * Return: how many rounds have begun since.
+ */
+unsigned long ksmdev_kpage_payer_unseen(struct page *page)
+{
+	return READ_ONCE(round) - READ_ONCE(kpage(page)->round);
+}
+
 /**
  * ksmdev_kpage_alloc() - allocate a shared page and copy a page's contents to it
  * @from: the page to copy; it may change while it is copied
@@ -197,7 +233,7 @@ struct page *ksmdev_kpage_alloc(struct page *from)
 	folio_set_dirty(page_folio(page));
 	INIT_LIST_HEAD(&kpage(page)->lru);
 	kpage(page)->owner = NULL;
-	ksmdev_payer_begin(page);
+	ksmdev_kpage_payer_seen(page);
 	WRITE_ONCE(kpage(page)->mapping, kpage_mapping());
 	return page;
 }
@@ -224,30 +260,6 @@ void ksmdev_kpage_set_owner(struct page *page, void *owner)
 void *ksmdev_kpage_owner(struct page *page)
 {
 	return READ_ONCE(kpage(page)->owner);
-}
-
-/**
- * ksmdev_kpage_set_round() - note when the payer of a shared page was seen
- * @page: the page, mapped under its page table's lock, or referenced
- * @round: as of payer.c
- *
- * Context: Any.
- */
-void ksmdev_kpage_set_round(struct page *page, unsigned long round)
-{
-	WRITE_ONCE(kpage(page)->round, round);
-}
-
-/**
- * ksmdev_kpage_round() - when was the payer of a shared page seen
- * @page: as above
- *
- * Context: Any.
- * Return: what was noted last.
- */
-unsigned long ksmdev_kpage_round(struct page *page)
-{
-	return READ_ONCE(kpage(page)->round);
 }
 
 /**

@@ -14,30 +14,6 @@
  */
 #include "internal.h"
 
-/* Which round of visits goes on. */
-static unsigned long round;
-
-/**
- * ksmdev_payer_round() - all that is registered was visited, and shared pages were looked at
- *
- * Context: Any; one caller at a time.
- */
-void ksmdev_payer_round(void)
-{
-	WRITE_ONCE(round, round + 1);
-}
-
-/**
- * ksmdev_payer_begin() - a shared page was charged to a process that maps it soon
- * @page: the page
- *
- * Context: Any.
- */
-void ksmdev_payer_begin(struct page *page)
-{
-	ksmdev_kpage_set_round(page, READ_ONCE(round));
-}
-
 /* So many rounds have begun since the payer was last seen: one was a whole one. */
 #define ROUNDS_UNSEEN 2
 
@@ -60,9 +36,9 @@ bool ksmdev_payer_seen(struct page *page, struct mem_cgroup *memcg)
 	rcu_read_lock();
 	payer = folio_memcg(page_folio(page));
 	if (payer == memcg)
-		ksmdev_kpage_set_round(page, READ_ONCE(round));
+		ksmdev_kpage_payer_seen(page);
 	else if (payer)
-		owed = (READ_ONCE(round) - ksmdev_kpage_round(page) >= ROUNDS_UNSEEN ||
+		owed = (ksmdev_kpage_payer_unseen(page) >= ROUNDS_UNSEEN ||
 			!ksmdev_has_margin(payer)) && ksmdev_has_margin(memcg);
 	rcu_read_unlock();
 	return owed;
@@ -101,7 +77,7 @@ int ksmdev_payer_change(struct vm_area_struct *vma, unsigned long addr, struct m
 	if (trylock_page(page)) {
 		err = ksmdev_recharge(page_folio(page), to, from);
 		if (!err)
-			ksmdev_payer_begin(page);
+			ksmdev_kpage_payer_seen(page);
 		unlock_page(page);
 	}
 out:
