@@ -19,6 +19,7 @@
 #include "ksm_harness.h"
 #include "ksm_load.h"
 #include "ksm_told.h"
+#include "ksm_twins.h"
 
 #define N 128
 
@@ -31,16 +32,6 @@
 	EXPECT_EQ(told_flag(pid, addr, n, KPF_BIT_ANON), (size_t)(n)); \
 	EXPECT_EQ(told_flag(pid, addr, n, KPF_BIT_SWAPBACKED), (size_t)(n)); \
 } while (0)
-
-static void make_twins(int area, char **a, char **b, size_t n, uint64_t seed)
-{
-	*a = ksm_mmap(n);
-	*b = ksm_mmap(n);
-	ksm_fill(*a, n, seed);
-	ksm_fill(*b, n, seed);
-	if (ksm_register(area, *a, n) || ksm_register(area, *b, n))
-		ksm_die("KSM_REGISTER_MEMORY_REGION of ordinary memory failed");
-}
 
 static long fn_discard(long addr, long npages, long unused, long unused2)
 {

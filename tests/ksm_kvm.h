@@ -2,7 +2,7 @@
 /*
  * ksm_kvm.h - memory of virtual machines, for tests that run one
  *
- * Not in ksm_util.c, which is built for 32-bit arm, too: that has no <linux/kvm.h>.
+ * Not in ksm_vmm.c, which is built for 32-bit arm, too: that has no <linux/kvm.h>.
  */
 #ifndef KSM_KVM_H
 #define KSM_KVM_H

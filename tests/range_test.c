@@ -2,7 +2,7 @@
 /*
  * range_test.c - KSM_MERGE_RANGE: merged when the call is back, and counted
  *
- * The errors of its arguments are in abi_test.c.
+ * The errors of its arguments are in abi_errors_test.c.
  */
 #include <errno.h>
 #include <linux/userfaultfd.h>

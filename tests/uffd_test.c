@@ -11,20 +11,19 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/falloc.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
-#include <pthread.h>
-#include <stdio.h>
+#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "ksm_harness.h"
+#include "ksm_monitor.h"
 #include "ksm_told.h"
+#include "ksm_twins.h"
 
 #define N 64
 
@@ -38,110 +37,12 @@ struct move_arg {
 #define FEATURE_MOVE	(1 << 16)
 #define FEATURE_WP_ASYNC (1 << 15)
 
-static char *twin_of(int area, size_t npages, uint64_t seed)
-{
-	char *p = ksm_mmap(npages);
-
-	ksm_fill(p, npages, seed);
-	if (ksm_register(area, p, npages))
-		ksm_die("KSM_REGISTER_MEMORY_REGION of ordinary memory failed");
-	return p;
-}
-
 /* Nothing is reported now, and whoever caused something has gone on since. */
 static bool silent(int uffd)
 {
 	struct pollfd pfd = { .fd = uffd, .events = POLLIN };
 
 	return poll(&pfd, 1, 0) == 0;
-}
-
-static int copy_in(int uffd, char *to, size_t npages, const void *from, uint64_t mode)
-{
-	struct uffdio_copy copy = {
-		.dst = (uintptr_t)to, .src = (uintptr_t)from, .len = npages * PGSZ, .mode = mode,
-	};
-
-	return ioctl(uffd, UFFDIO_COPY, &copy) ? -errno : 0;
-}
-
-static void protect(int uffd, char *addr, size_t npages, bool wp)
-{
-	struct uffdio_writeprotect arg = {
-		.range = { .start = (uintptr_t)addr, .len = npages * PGSZ },
-		.mode = wp ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
-	};
-
-	if (ioctl(uffd, UFFDIO_WRITEPROTECT, &arg))
-		ksm_die("UFFDIO_WRITEPROTECT: %s", strerror(errno));
-}
-
-/**
- * struct monitor - a thread that serves what a userfaultfd reports
- * @uffd: the userfaultfd
- * @base: start of the watched memory
- * @source: what is missing is copied from here; NULL: nothing may be missing
- * @missing: how many pages were missing
- * @minor: how many were in the page cache only
- * @wp: how many writes to protected pages were reported
- * @wrong: how many reports should not have come, or could not be served
- * @stop: end
- */
-struct monitor {
-	int uffd;
-	char *base;
-	const char *source;
-	unsigned long missing, minor, wp, wrong;
-	bool stop;
-	pthread_t thread;
-};
-
-static void *monitor_run(void *arg)
-{
-	struct monitor *m = arg;
-	struct pollfd pfd = { .fd = m->uffd, .events = POLLIN };
-	struct uffd_msg msg;
-
-	while (!__atomic_load_n(&m->stop, __ATOMIC_ACQUIRE)) {
-		struct uffdio_range range = { .len = PGSZ };
-		char *page;
-
-		if (poll(&pfd, 1, 20) <= 0 || read(m->uffd, &msg, sizeof(msg)) != sizeof(msg))
-			continue;
-		if (msg.event != UFFD_EVENT_PAGEFAULT) {
-			m->wrong++;
-			continue;
-		}
-		page = (char *)(uintptr_t)(msg.arg.pagefault.address & ~(PGSZ - 1));
-		range.start = (uintptr_t)page;
-		if (msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) {
-			m->wp++;
-			protect(m->uffd, page, 1, false);
-			continue;
-		}
-		if (msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR)
-			m->minor++;
-		else
-			m->missing++;
-		if (!m->source || copy_in(m->uffd, page, 1, m->source + (page - m->base), 0)) {
-			m->wrong++;
-			/* Or it would wait for ever. */
-			ioctl(m->uffd, UFFDIO_WAKE, &range);
-		}
-	}
-	return NULL;
-}
-
-static void monitor_start(struct monitor *m)
-{
-	if (pthread_create(&m->thread, NULL, monitor_run, m))
-		ksm_die("cannot start a thread");
-}
-
-static void monitor_stop(struct monitor *m)
-{
-	__atomic_store_n(&m->stop, true, __ATOMIC_RELEASE);
-	pthread_join(m->thread, NULL);
 }
 
 /* Half of it is there, and merged; half is missing, and stays so until it is touched. */
@@ -354,181 +255,6 @@ TEST_F(device, minor)
 	EXPECT_EQ(ksm_wrong(b, N, 9), 0);
 	EXPECT_EQ(told_pagemap(0, ksm_page(a, N / 2), N / 2, PM_PRESENT, 0), N / 2);
 	EXPECT_TRUE(silent(uffd));
-	close(uffd);
-	close(fd);
-}
-
-FIXTURE(watched) {
-	struct ksm k;
-	int area;
-};
-
-FIXTURE_VARIANT(watched) {
-	bool file;
-	uint64_t features, mode;
-};
-
-FIXTURE_VARIANT_ADD(watched, anonymous) {
-	.mode = UFFDIO_REGISTER_MODE_MISSING,
-};
-
-FIXTURE_VARIANT_ADD(watched, anonymous_wp) {
-	.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP,
-	.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP,
-};
-
-FIXTURE_VARIANT_ADD(watched, shmem_missing) {
-	.file = true,
-	.features = UFFD_FEATURE_MISSING_SHMEM,
-	.mode = UFFDIO_REGISTER_MODE_MISSING,
-};
-
-FIXTURE_VARIANT_ADD(watched, shmem_minor) {
-	.file = true,
-	.features = UFFD_FEATURE_MINOR_SHMEM,
-	.mode = UFFDIO_REGISTER_MODE_MINOR,
-};
-
-FIXTURE_SETUP(watched)
-{
-	(void)variant;
-	ksm_begin(&self->k);
-	self->area = ksm_area(&self->k);
-}
-
-FIXTURE_TEARDOWN(watched)
-{
-	close(self->area);
-	ksm_finish(&self->k);
-}
-
-/* Merged first, watched afterwards: what is there stays there, whatever is done to it. */
-TEST_F(watched, merged_before)
-{
-	char *a = ksm_mmap(N), *b = twin_of(self->area, N, 20);
-	struct monitor m = { .base = a };
-	struct ksm_child c;
-	int fd = -1;
-
-	if (variant->file) {
-		fd = memfd_create("uffd_test", MFD_CLOEXEC);
-		ASSERT_EQ(ftruncate(fd, N * PGSZ), 0);
-		ASSERT_EQ(mmap(a, N * PGSZ, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
-			       fd, 0), a);
-	}
-	ksm_fill(a, N, 20);
-	ASSERT_EQ(ksm_register(self->area, a, N), 0);
-	ksm_merge_all(&self->k);
-	ASSERT_EQ(ksm_same_frames(0, a, 0, b, N), N);
-
-	m.uffd = ksm_uffd_open(variant->features);
-	ksm_uffd_register(m.uffd, a, N, variant->mode);
-	monitor_start(&m);
-	ksm_passes(&self->k, 3);
-	ksm_spawn(&c);
-	ksm_call(&c, ksm_fn_fill, ksm_page(a, N / 4), N / 4, 21);
-	/* Of a quarter of the pages the child still has what was merged. */
-	ksm_fill(a, N / 2, 22);
-	if (variant->file)
-		ASSERT_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, N * PGSZ), 0);
-	ksm_passes(&self->k, 3);
-	ASSERT_EQ(ksm_unmerge(self->area), 0);
-	ksm_passes(&self->k, 3);
-	EXPECT_EQ(told_pagemap(0, a, N, PM_PRESENT, PM_PRESENT), N);
-	EXPECT_EQ(ksm_wrong(a, N / 2, 22), 0);
-	for (int i = N / 2; i < N; i++)
-		EXPECT_TRUE(ksm_page_is(ksm_page(a, i), 20, i));
-	EXPECT_EQ(ksm_wrong(b, N, 20), 0);
-	EXPECT_EQ(ksm_call(&c, ksm_fn_wrong, a, N / 4, 20), 0);
-	EXPECT_EQ(ksm_call(&c, ksm_fn_wrong, ksm_page(a, N / 4), N / 4, 21), 0);
-	EXPECT_EQ(m.missing + m.minor + m.wp + m.wrong, 0);
-	EXPECT_EQ(ksm_end(&c), 0);
-	if (variant->mode & UFFDIO_REGISTER_MODE_WP) {
-		protect(m.uffd, a, N, true);
-		ksm_fill(a, N, 23);
-		EXPECT_EQ(m.wp, N);
-		EXPECT_EQ(ksm_wrong(a, N, 23), 0);
-	}
-	monitor_stop(&m);
-	EXPECT_EQ(m.missing + m.minor + m.wrong, 0);
-	close(m.uffd);
-	if (variant->file)
-		close(fd);
-}
-
-struct reader {
-	const char *addr;
-	unsigned long rounds;
-	bool stop;
-};
-
-static void *read_all_the_time(void *arg)
-{
-	struct reader *r = arg;
-
-	while (!__atomic_load_n(&r->stop, __ATOMIC_ACQUIRE)) {
-		for (size_t i = 0; i < N; i++)
-			(void)*(volatile const char *)ksm_page(r->addr, i);
-		__atomic_add_fetch(&r->rounds, 1, __ATOMIC_RELEASE);
-	}
-	return NULL;
-}
-
-/* Pages that are there never look missing, while kksmd merges them and they are written. */
-TEST_F_TIMEOUT(watched, never_absent, 300)
-{
-	int fd = memfd_create("uffd_test", MFD_CLOEXEC), uffd = ksm_uffd_open(variant->features);
-	char *a = ksm_mmap(N), *b = twin_of(self->area, N, 12);
-	struct monitor m = { .uffd = uffd, .base = a };
-	struct reader r = { .addr = a };
-	enum { ROUNDS = 12 };
-	pthread_t thread;
-	size_t wrong = 0, merged = 0;
-
-	ASSERT_EQ(ftruncate(fd, N * PGSZ), 0);
-	if (variant->file)
-		ASSERT_EQ(mmap(a, N * PGSZ, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd,
-			       0), a);
-	if (variant->mode & UFFDIO_REGISTER_MODE_MINOR) {
-		/* In the page cache. */
-		for (int i = 0; i < N; i++)
-			ASSERT_EQ(pwrite(fd, b, PGSZ, i * PGSZ), (ssize_t)PGSZ);
-	}
-	ksm_fill(a, N, 12);
-	/* What was written is there, whether or not the file has a page. */
-	if (variant->mode == UFFDIO_REGISTER_MODE_MISSING && variant->file)
-		ASSERT_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, N * PGSZ),
-			  0);
-	ksm_uffd_register(uffd, a, N, variant->mode);
-	monitor_start(&m);
-	ASSERT_EQ(ksm_register(self->area, a, N), 0);
-	ASSERT_EQ(pthread_create(&thread, NULL, read_all_the_time, &r), 0);
-	ASSERT_EQ(ksm_start(self->k.dev, 1000, 0, 100), 0);
-	for (int round = 0; round < ROUNDS; round++) {
-		long long scans = ksm_stat("full_scans");
-		double end = ksm_now() + KSM_PATIENCE;
-
-		for (int i = 0; i < N; i++)
-			ksm_fill_page(ksm_page(a, i), 12, i);
-		while (ksm_stat("full_scans") < scans + 4 && ksm_now() < end)
-			usleep(1000);
-		merged += ksm_same_frames(0, a, 0, b, N);
-		wrong += ksm_wrong(a, N, 12);
-	}
-	ASSERT_EQ(ksm_stop(self->k.dev), 0);
-	__atomic_store_n(&r.stop, true, __ATOMIC_RELEASE);
-	pthread_join(thread, NULL);
-	monitor_stop(&m);
-	EXPECT_EQ(wrong, 0);
-	EXPECT_EQ(m.missing + m.minor + m.wp + m.wrong, 0);
-	EXPECT_EQ(ksm_wrong(b, N, 12), 0);
-	TH_LOG("%zu of %d merged", merged, ROUNDS * N);
-	/* Where that is safe, and not where it is not. */
-	if (variant->file) {
-		EXPECT_EQ(merged, 0);
-	} else {
-		EXPECT_GT(merged, 0);
-	}
 	close(uffd);
 	close(fd);
 }

@@ -14,8 +14,8 @@
  * program's rights of that moment; with LIBKSM_AUTO before the program begins, which may take
  * itself the right to open anything (seccomp).
  *
- * What there is to share is in ranges[]. The driver knows no names for regions, only areas
- * that are emptied as a whole, so each range has an area of its own. madvise() hands its
+ * What there is to share is in ranges[], of ranges.c. The driver knows no names for regions, only
+ * areas that are emptied as a whole, so each range has an area of its own. madvise() hands its
  * advice to the helper and waits. Besides that the helper looks through /proc/self/maps at
  * intervals. It removes ranges whose memory is gone, so that what is mapped there next is not
  * taken for it. This is also how LIBKSM_AUTO finds memory: most of it comes from inside of the
@@ -48,6 +48,7 @@
 #include "device.h"
 #include "ksm.h"
 #include "libksm.h"
+#include "ranges.h"
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -55,26 +56,8 @@
 #define MIN_PAUSE 100
 #define MAX_PAUSE 5000
 
-/*
- * Ranges do not overlap and are sorted. There are never as many as there is room for, unless
- * the limit of open files is raised: each takes a descriptor.
- */
-#define MAX_RANGES 16384
-
 /* Bytes, beside what the C library keeps in each thread's stack (TLS). */
 #define HELPER_STACK (256 << 10)
-
-/* For range.area, where no area is. */
-#define PENDING (-1)	/* to be registered at once */
-#define PRIVATE (-2)	/* MADV_UNMERGEABLE: LIBKSM_AUTO shall leave it alone */
-
-struct range {
-	unsigned long start, end;
-	int area;
-};
-
-static struct range ranges[MAX_RANGES];
-static unsigned int nr_ranges;
 
 /* Bytes from which on LIBKSM_AUTO takes memory; 0: it is off. */
 static unsigned long auto_size;
@@ -137,7 +120,7 @@ static void open_device(void)
 }
 
 /* Return a new area with this range in it, or -1 and errno. */
-static int register_range(const struct range *range)
+int register_range(const struct range *range)
 {
 	struct ksm_memory_region region = {
 		.npages = (range->end - range->start) / sysconf(_SC_PAGESIZE),
@@ -163,129 +146,6 @@ static int register_range(const struct range *range)
 	close(area);
 	errno = err;
 	return -1;
-}
-
-static void delete_range(unsigned int i)
-{
-	memmove(&ranges[i], &ranges[i + 1], (--nr_ranges - i) * sizeof(*ranges));
-}
-
-/* Return whether there was room. */
-static bool insert_range(unsigned int i, unsigned long start, unsigned long end, int area)
-{
-	if (nr_ranges == MAX_RANGES)
-		return false;
-	memmove(&ranges[i + 1], &ranges[i], (nr_ranges++ - i) * sizeof(*ranges));
-	ranges[i] = (struct range) { .start = start, .end = end, .area = area };
-	return true;
-}
-
-/* Register what is not yet, and forget what is refused. Return 0, or the first errno. */
-static int register_pending(void)
-{
-	unsigned int i = 0;
-	int err = 0;
-
-	while (i < nr_ranges) {
-		if (ranges[i].area == PENDING) {
-			ranges[i].area = register_range(&ranges[i]);
-			if (ranges[i].area < 0) {
-				err = err ? err : errno;
-				delete_range(i);
-				continue;
-			}
-		}
-		i++;
-	}
-	return err;
-}
-
-/*
- * Add what no range has yet between @start and @end, in pieces of at least @least bytes.
- * Return 0, or an errno.
- */
-static int add(unsigned long start, unsigned long end, int area, unsigned long least)
-{
-	unsigned int i = 0;
-	int err = 0;
-
-	while (start < end && !err) {
-		unsigned long stop = end;
-
-		while (i < nr_ranges && ranges[i].end <= start)
-			i++;
-		if (i < nr_ranges && ranges[i].start < end)
-			stop = ranges[i].start;
-		if (stop <= start) {
-			start = ranges[i].end;
-			continue;
-		}
-		if (stop - start >= least && !insert_range(i, start, stop, area))
-			err = EMFILE;
-		start = stop;
-	}
-	return err;
-}
-
-/*
- * Make two of a range that covers @addr. Its area goes; the pages in it stay shared, and both
- * will be registered again. Return whether there was room.
- */
-static bool split(unsigned long addr, bool private)
-{
-	unsigned int i;
-
-	for (i = 0; i < nr_ranges; i++) {
-		struct range *range = &ranges[i];
-
-		if (range->start >= addr || range->end <= addr ||
-		    (range->area == PRIVATE) != private)
-			continue;
-		if (!insert_range(i + 1, addr, range->end, private ? PRIVATE : PENDING))
-			return false;
-		range->end = addr;
-		if (range->area >= 0) {
-			close(range->area);
-			range->area = PENDING;
-		}
-		break;
-	}
-	return true;
-}
-
-/*
- * Take what is shared, or what is private, out of @start to @end, and give shared pages back
- * their own copies. Return 0, or an errno.
- */
-static int take_out(unsigned long start, unsigned long end, bool private)
-{
-	unsigned int i = 0;
-	int err = 0;
-
-	if (!split(start, private) || !split(end, private))
-		err = EMFILE;
-	while (i < nr_ranges) {
-		struct range *range = &ranges[i];
-
-		if (range->start < start || range->end > end ||
-		    (range->area == PRIVATE) != private) {
-			i++;
-			continue;
-		}
-		/* Unmerging is by area, too. */
-		if (range->area == PENDING) {
-			range->area = register_range(range);
-			if (range->area < 0)
-				err = errno;
-		}
-		if (range->area >= 0) {
-			if (ioctl(range->area, KSM_UNMERGE))
-				err = errno;
-			close(range->area);
-		}
-		delete_range(i);
-	}
-	return err;
 }
 
 static int do_advice(int advice, unsigned long start, unsigned long end)
