@@ -313,8 +313,10 @@ static void match_with(struct ksmdev_scan *scan, struct chunk *chunk, struct chu
  */
 static struct chunk *candidates_chunk(struct chunk *chunk, u32 id)
 {
-	struct chunk *other = chunk_by_id(id);
+	struct chunk *other;
 
+	ksmdev_race_delay();
+	other = chunk_by_id(id);
 	if (other && other->region->domain != chunk->region->domain) {
 		chunk_put(other);
 		return NULL;

@@ -35,8 +35,6 @@
 
 #define DELAY		"/sys/module/ksmdev/parameters/race_delay_us"
 #define DELAY_US	"2000"
-/* Where all who scan and all who are born are held up. */
-#define DELAY_FEW_US	"200"
 
 #define TABLES		8
 #define FILLED		128UL	/* pages of each table, so that it takes a while to unmap them */
@@ -342,7 +340,7 @@ TEST_F_TIMEOUT(tables, vanish_under_a_walk, 900)
  * found by its number before or after it is complete, or when it is gone.
  */
 #define SCANNERS	4
-#define NURSERIES	2
+#define NURSERIES	6
 
 static long nursery(long dev, long mem, long unused, long unused2)
 {
@@ -382,7 +380,7 @@ TEST_F_TIMEOUT(device, chunks_come_and_go, 600)
 	double end;
 	long n = 0;
 
-	length = seconds ? atoi(seconds) : delay ? 30 : 3;
+	length = seconds ? atoi(seconds) : delay ? 60 : 3;
 	board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		     -1, 0);
 	ASSERT_NE(MAP_FAILED, board);
@@ -400,7 +398,7 @@ TEST_F_TIMEOUT(device, chunks_come_and_go, 600)
 		ksm_call_start(&nurseries[i], nursery, self->k.dev, KSM_ARG(mem), 0, 0);
 	}
 	if (delay)
-		ASSERT_EQ(0, ksm_write_file(DELAY, DELAY_FEW_US));
+		ASSERT_EQ(0, ksm_write_file(DELAY, DELAY_US));
 	for (end = ksm_now() + length; ksm_now() < end;)
 		usleep(20000);
 	board->stop = 1;
