@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * shared.c - engine/shared.c and engine/pool.c, against a list of all pages that are mapped
+ *
+ * Random contents are shared in two domains, looked up, mapped until a page is full, unmapped until it
+ * is gone and its memory is another page's; pages fail, are locked by others, and allocations fail.
+ * Four bits of a fingerprint stand for 128 contents, so that all ways of a key are in use, and more
+ * would be. The dumb twin is the list of mappings.
+ */
+#include "unit.h"
+
+#include "../../include/engine.h"
+#include "../../include/entry.h"
+#include "../../include/mm.h"
+#include "../../include/shared.h"
+
+#define DOMAINS		2
+#define CONTENTS	128
+#define MAPPINGS	2000
+#define STEPS		300000
+#define LIMIT		40
+
+/* One that maps a shared page. */
+struct mapping {
+	struct page *page;
+	struct domain *domain;
+};
+
+static struct domain domains[DOMAINS] = { { .id = 7 }, { .id = 1000 } };
+static struct region regions[DOMAINS] = { { .domain = &domains[0] }, { .domain = &domains[1] } };
+static struct mapping mappings[MAPPINGS];
+static unsigned int nr_mappings;
+static unsigned long shared, refused, full, failed;
+
+/* What must be so of a page that is given out for certain contents. */
+static void check_page(struct page *page, const struct domain *domain)
+{
+	CHECK(page->kpage && page->refs > 1 && !PageHWPoison(page));
+	CHECK(page->refs <= KSMDEV_MAX_SHARING + 1, "%d references", page->refs);
+	for (unsigned int i = 0; i < nr_mappings; i++)
+		if (mappings[i].page == page)
+			CHECK(mappings[i].domain == domain, "of another domain");
+}
+
+static void map(struct page *page, struct domain *domain)
+{
+	mappings[nr_mappings++] = (struct mapping) { page, domain };
+	atomic_inc(&page->_mapcount);
+	full += page->refs >= KSMDEV_MAX_SHARING;
+}
+
+static void unmap(unsigned int i)
+{
+	atomic_dec(&mappings[i].page->_mapcount);
+	put_page(mappings[i].page);
+	mappings[i] = mappings[--nr_mappings];
+}
+
+static unsigned int fingerprint_of(u32 content)
+{
+	return content & ((1U << FINGERPRINT_BITS) - 1);
+}
+
+/* Is a page of these contents mapped, and no other one that hashes to the same? */
+static bool is_alone(const struct domain *domain, u32 content)
+{
+	bool mapped = false;
+
+	for (unsigned int i = 0; i < nr_mappings; i++) {
+		const struct page *page = mappings[i].page;
+
+		if (mappings[i].domain != domain || fingerprint_of(page->content) != fingerprint_of(content))
+			continue;
+		if (page->content != content || PageHWPoison(page) ||
+		    page->refs >= KSMDEV_MAX_SHARING)
+			return false;
+		mapped = true;
+	}
+	return mapped;
+}
+
+static void look_up(unsigned int d, u32 content, bool like)
+{
+	struct page from = { .content = content, .refs = 1 };
+	bool sure = !unit_busy && is_alone(&domains[d], content), found;
+	struct page *page = shared_find(&domains[d], fingerprint_of(content), like ? &from : NULL);
+
+	found = page;
+	if (found) {
+		CHECK(fingerprint_of(page->content) == fingerprint_of(content));
+		CHECK(!like || page->content == content);
+		check_page(page, &domains[d]);
+		/* Who was told that a fingerprint would do compares himself. */
+		if (page->content == content && nr_mappings < MAPPINGS)
+			map(page, &domains[d]);
+		else
+			put_page(page);
+	}
+	/* A hole of a page that is gone, before it, may hide it until somebody shares anew. */
+	shared += found;
+	refused += sure && !found;
+}
+
+static void create(unsigned int d, u32 content)
+{
+	struct page from = { .content = content, .refs = 1 };
+	unsigned long before = shared_count();
+	struct page *page;
+
+	if (nr_mappings == MAPPINGS)
+		return;
+	page = shared_create(&regions[d], &from);
+	if (!page) {
+		failed++;
+		return;
+	}
+	CHECK(page->content == content);
+	CHECK(page->kpage && page->refs && !PageHWPoison(page));
+	CHECK(before < ksmdev_max_kernel_pages || shared_count() <= before);
+	/* Who was faster has made it; it may be full since. */
+	if (page->refs > KSMDEV_MAX_SHARING)
+		put_page(page);
+	else
+		map(page, &domains[d]);
+}
+
+static void sweep_one(struct shared_entry *entry, void *data)
+{
+	unsigned long *kept = data;
+
+	*kept += !shared_drop_stale(entry);
+}
+
+/* After this the pages that are mapped are all that there are, but for those that have failed. */
+static void sweep(void)
+{
+	unsigned long block = 0, kept = 0;
+
+	while (pool_visit(&block, sweep_one, &kept))
+		;
+	CHECK(kept == pool_used() && kept == shared_count(), "%lu kept, %lu used, %lu counted",
+	      kept, pool_used(), shared_count());
+	CHECK(kept <= (unsigned long)unit_pages);
+}
+
+static void step(void)
+{
+	unsigned int d = unit_below(DOMAINS);
+	/* Of two there are so many that pages are full. */
+	u32 content = unit_below(unit_below(2) ? 2 : CONTENTS);
+
+	switch (unit_below(64)) {
+	case 0:
+		sweep();
+		break;
+	case 1:
+		unit_grace_period();
+		break;
+	case 2:
+		if (nr_mappings && !unit_below(20))
+			mappings[unit_below(nr_mappings)].page->error.hwpoison = true;
+		break;
+	case 3:
+		shared_known(&domains[d], fingerprint_of(content));
+		break;
+	case 4 ... 11:
+		create(d, content);
+		break;
+	case 12 ... 50:
+		look_up(d, content, unit_below(2));
+		break;
+	case 51 ... 55:
+		if (nr_mappings)
+			unmap(unit_below(nr_mappings));
+		break;
+	case 56:
+		/* All of a page, or it would never be gone. */
+		if (nr_mappings) {
+			struct page *page = mappings[unit_below(nr_mappings)].page;
+
+			for (unsigned int i = nr_mappings; i-- > 0;)
+				if (mappings[i].page == page)
+					unmap(i);
+		}
+		break;
+	default:
+		create(d, content);
+	}
+}
+
+static void run(unsigned int number, const char *name, unsigned int fails, bool busy,
+		unsigned long limit)
+{
+	long before = unit_allocated;
+
+	shared = 0;
+	refused = 0;
+	full = 0;
+	failed = 0;
+	ksmdev_max_kernel_pages = limit;
+	CHECK(!ksmdev_shared_init());
+	unit_fails = fails;
+	unit_busy = busy;
+	for (unsigned int i = 0; i < STEPS; i++)
+		step();
+	unit_fails = 0;
+	unit_busy = false;
+	/* One that is full: the next lookup does not find it. */
+	while (nr_mappings)
+		unmap(nr_mappings - 1);
+	sweep();
+	create(0, 1);
+	if (nr_mappings) {
+		for (unsigned int i = 1; i < KSMDEV_MAX_SHARING; i++)
+			look_up(0, 1, true);
+		CHECK(nr_mappings == KSMDEV_MAX_SHARING, "%u mappings", nr_mappings);
+		look_up(0, 1, true);
+		CHECK(nr_mappings == KSMDEV_MAX_SHARING, "a page is mapped too often");
+		create(0, 1);
+		CHECK(nr_mappings == KSMDEV_MAX_SHARING + 1, "no other page comes after a full one");
+		CHECK(mappings[0].page != mappings[nr_mappings - 1].page);
+	}
+	while (nr_mappings)
+		unmap(nr_mappings - 1);
+	sweep();
+	/* So many contents of one fingerprint are not chance. */
+	for (unsigned int i = 0; i <= INDEX_TRIES; i++)
+		create(0, i << FINGERPRINT_BITS);
+	CHECK(nr_mappings == INDEX_TRIES, "%u contents of one fingerprint", nr_mappings);
+	for (unsigned int i = 0; i < INDEX_TRIES; i++)
+		look_up(0, i << FINGERPRINT_BITS, true);
+	CHECK(nr_mappings == 2 * INDEX_TRIES);
+	while (nr_mappings)
+		unmap(nr_mappings - 1);
+	sweep();
+	CHECK(!shared_count() && !pool_used() && !pool_blocks() && !unit_pages);
+	ksmdev_shared_exit();
+	CHECK(unit_allocated == before, "%ld allocations are left", unit_allocated - before);
+	CHECK(shared > STEPS / 100 && full && failed, "too little happened: %lu %lu %lu", shared, full,
+	      failed);
+	UNIT_OK(number, "%s: found %lu times, not though alone %lu times, not made %lu times", name,
+		shared, refused, failed);
+}
+
+int main(void)
+{
+	UNIT_PLAN(4);
+	run(1, "shared pages", 0, false, 100000);
+	run(2, "allocations fail", 5, false, 100000);
+	run(3, "pages are locked", 0, true, 100000);
+	run(4, "a low bound, and all of that", 5, true, LIMIT);
+	return 0;
+}
