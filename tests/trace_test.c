@@ -422,4 +422,98 @@ TEST_F(trace, drains_of_all_cpus)
 		ksm_end(&c[i]);
 }
 
+/* ---- the kernel's own account of mmap locks ---- */
+
+#define LOCKS		INSTANCE "/events/mmap_lock"
+#define LOCK_TAKEN	"mmap_lock_acquire_returned"
+#define LOCK_LEFT	"mmap_lock_released"
+
+/* In microseconds. */
+struct holds {
+	double sum, longest;
+	unsigned int nr, nested;
+};
+
+/* What a thread's lines of the trace come to: "COMM-PID [CPU] FLAGS SECONDS: EVENT: ..." */
+static void read_holds(struct holds *holds)
+{
+	double now, since = 0;
+	char line[512], *p;
+	FILE *f = fopen(INSTANCE "/trace", "re");
+
+	if (!f)
+		ksm_die("cannot open " INSTANCE "/trace: %s", strerror(errno));
+	memset(holds, 0, sizeof(*holds));
+	while (fgets(line, sizeof(line), f)) {
+		if (strstr(line, "LOST"))
+			ksm_die("the trace buffer was too small: %s", line);
+		p = strstr(line, ": mmap_lock_");
+		if (line[0] == '#' || !p)
+			continue;
+		*p = '\0';
+		now = strtod(strrchr(line, ' '), NULL) * 1e6;
+		if (!strncmp(p + 2, LOCK_TAKEN, strlen(LOCK_TAKEN))) {
+			/* One that was only tried says so. */
+			if (strstr(p + 1, "success=false"))
+				continue;
+			holds->nested += since > 0;
+			since = now;
+		} else if (!strncmp(p + 2, LOCK_LEFT, strlen(LOCK_LEFT)) && since > 0) {
+			holds->nr++;
+			holds->sum += now - since;
+			if (now - since > holds->longest)
+				holds->longest = now - since;
+			since = 0;
+		}
+	}
+	fclose(f);
+}
+
+/*
+ * For how long kksmd holds mmap locks, and the longest time of it, are told as the kernel's own
+ * tracepoints have it: no less. And it never holds two.
+ */
+TEST_F(trace, holds_are_told)
+{
+	const size_t n = 512;
+	char *mem = ksm_mmap(2 * n);
+	struct ksm_thread kksmd;
+	struct holds holds;
+	long long told;
+	char pid[16];
+
+	if (access(LOCKS, F_OK))
+		SKIP(return, "this kernel does not trace mmap locks");
+	ASSERT_TRUE(ksm_find_thread("kksmd", &kksmd));
+	ASSERT_EQ(0, ksm_write_file(INSTANCE "/events/ksmdev/enable", "0"));
+	ASSERT_EQ(0, ksm_write_file(INSTANCE "/buffer_size_kb", "16384"));
+	snprintf(pid, sizeof(pid), "%d", kksmd.pid);
+	ASSERT_EQ(0, ksm_write_file(INSTANCE "/set_event_pid", pid));
+	ksm_fill(mem, n, 1);
+	ksm_fill(mem + n * PGSZ, n, 1);
+	ASSERT_EQ(0, ksm_register(self->area, mem, 2 * n));
+	ASSERT_EQ(0, ksm_write_file("/sys/class/misc/ksm/longest_hold_us", "0"));
+	told = ksm_stat("held_us");
+	ASSERT_EQ(0, ksm_write_file(LOCKS "/" LOCK_TAKEN "/enable", "1"));
+	ASSERT_EQ(0, ksm_write_file(LOCKS "/" LOCK_LEFT "/enable", "1"));
+	ASSERT_EQ(0, ksm_start(self->k.dev, 2 * n, 0, 0));
+	for (int i = 0; i < 10; i++) {
+		usleep(100000);
+		/* Something to read, to merge, and to give back. */
+		ksm_fill(mem, n / 4, i + 2);
+	}
+	ASSERT_EQ(0, ksm_stop(self->k.dev));
+	told = ksm_stat("held_us") - told;
+	EXPECT_EQ(0, ksm_write_file(LOCKS "/" LOCK_TAKEN "/enable", "0"));
+	EXPECT_EQ(0, ksm_write_file(LOCKS "/" LOCK_LEFT "/enable", "0"));
+	read_holds(&holds);
+	TH_LOG("%u holds, %.0f us of %lld told, the longest %.0f us of %lld", holds.nr, holds.sum, told,
+	       holds.longest, ksm_stat("longest_hold_us"));
+	EXPECT_LT(100, holds.nr);
+	EXPECT_EQ(0, holds.nested);
+	/* A time stamp is a microsecond's. */
+	EXPECT_LE(holds.sum - 2 * holds.nr, told);
+	EXPECT_LE(holds.longest - 2, ksm_stat("longest_hold_us"));
+}
+
 TEST_HARNESS_MAIN
