@@ -33,6 +33,17 @@
 	EXPECT_EQ(told_flag(pid, addr, n, KPF_BIT_SWAPBACKED), (size_t)(n)); \
 } while (0)
 
+/* What the kernel tells of the mapping that a range is in: so many pages, and its part of them. */
+#define EXPECT_MAPPING(pid, addr, rss_, pss) do { \
+	EXPECT_EQ(ksm_smaps_of(pid, addr, "Rss"), (long)(rss_)); \
+	EXPECT_EQ(ksm_smaps_of(pid, addr, "Anonymous"), (long)(rss_)); \
+	EXPECT_EQ(ksm_smaps_of(pid, addr, "LazyFree"), 0); \
+	EXPECT_EQ(ksm_smaps_of(pid, addr, "Private_Clean") + \
+		  ksm_smaps_of(pid, addr, "Shared_Clean"), 0); \
+	EXPECT_EQ(ksm_smaps_of(pid, addr, "Pss"), (long)(pss)); \
+	EXPECT_EQ(told_numa(pid, addr, "anon"), (long)(rss_)); \
+} while (0)
+
 static long fn_discard(long addr, long npages, long unused, long unused2)
 {
 	(void)unused;
@@ -93,6 +104,9 @@ TEST_F(device, merged_is_private)
 	ksm_spawn(&c);
 	ASSERT_EQ(ksm_same_frames(0, a, c.pid, a, N), N);
 	EXPECT_PRIVATE(c.pid, a, N);
+	/* Each page is mapped twice in both. */
+	EXPECT_MAPPING(0, a, N, N / 4);
+	EXPECT_MAPPING(c.pid, a, N, N / 4);
 
 	/* The child writes to half of them, discards a quarter, unmaps another. */
 	ksm_call(&c, ksm_fn_fill, a, N / 2, 3);
@@ -173,15 +187,6 @@ TEST_F(device, mapping_and_process)
 	long anon, file, rss;
 	char *a, *b;
 
-#define EXPECT_MAPPING(addr, rss_, pss) do { \
-	EXPECT_EQ(ksm_smaps(addr, "Rss"), (long)(rss_)); \
-	EXPECT_EQ(ksm_smaps(addr, "Anonymous"), (long)(rss_)); \
-	EXPECT_EQ(ksm_smaps(addr, "LazyFree"), 0); \
-	EXPECT_EQ(ksm_smaps(addr, "Private_Clean") + ksm_smaps(addr, "Shared_Clean"), 0); \
-	EXPECT_EQ(ksm_smaps(addr, "Pss"), (long)(pss)); \
-	EXPECT_EQ(told_numa(0, addr, "anon"), (long)(rss_)); \
-} while (0)
-
 #define EXPECT_PROCESS(change) do { \
 	EXPECT_LE(labs(ksm_status(0, "RssAnon") - anon - (change)), LESS); \
 	EXPECT_LE(labs(ksm_status(0, "RssFile") - file), LESS); \
@@ -193,24 +198,24 @@ TEST_F(device, mapping_and_process)
 	file = ksm_status(0, "RssFile");
 	rss = ksm_status(0, "VmRSS");
 	ASSERT_GE(anon, 2 * PAGES - LESS);
-	EXPECT_MAPPING(a, PAGES, PAGES);
+	EXPECT_MAPPING(0, a, PAGES, PAGES);
 	ksm_merge_all(&self->k);
 	ASSERT_EQ(ksm_same_frames(0, a, 0, b, PAGES), PAGES);
 	EXPECT_PROCESS(0);
-	EXPECT_MAPPING(a, PAGES, PAGES / 2);
-	EXPECT_MAPPING(b, PAGES, PAGES / 2);
+	EXPECT_MAPPING(0, a, PAGES, PAGES / 2);
+	EXPECT_MAPPING(0, b, PAGES, PAGES / 2);
 
 	ksm_fill(a, PAGES / 2, 8);
 	EXPECT_PROCESS(0);
-	EXPECT_MAPPING(a, PAGES, PAGES / 4 * 3);
+	EXPECT_MAPPING(0, a, PAGES, PAGES / 4 * 3);
 	ASSERT_EQ(madvise(a, PAGES / 4 * PGSZ, MADV_DONTNEED), 0);
 	ASSERT_EQ(madvise(ksm_page(a, PAGES / 2), PAGES / 4 * PGSZ, MADV_DONTNEED), 0);
 	EXPECT_PROCESS(-PAGES / 2);
-	EXPECT_MAPPING(a, PAGES / 2, PAGES / 8 * 3);
+	EXPECT_MAPPING(0, a, PAGES / 2, PAGES / 8 * 3);
 	ASSERT_EQ(ksm_unmerge(self->area), 0);
 	EXPECT_PROCESS(-PAGES / 2);
-	EXPECT_MAPPING(a, PAGES / 2, PAGES / 2);
-	EXPECT_MAPPING(b, PAGES, PAGES);
+	EXPECT_MAPPING(0, a, PAGES / 2, PAGES / 2);
+	EXPECT_MAPPING(0, b, PAGES, PAGES);
 	munmap(a, PAGES * PGSZ);
 	munmap(b, PAGES * PGSZ);
 	EXPECT_PROCESS(-2 * PAGES);
@@ -298,6 +303,8 @@ TEST_F(module, unloaded)
 	ASSERT_EQ(ksm_same_frames(0, a, 0, b, PAGES), PAGES);
 	EXPECT_PRIVATE(0, a, PAGES);
 	EXPECT_PRIVATE(0, b, PAGES);
+	EXPECT_MAPPING(0, a, PAGES, PAGES / 2);
+	EXPECT_MAPPING(0, b, PAGES, PAGES / 2);
 	EXPECT_LE(labs(ksm_status(0, "RssAnon") - anon), LESS);
 	EXPECT_LE(labs(told_vmstat("nr_anon_pages") - machine + PAGES), LESS);
 	EXPECT_LE(labs(told_vmstat("nr_mapped") - mapped), LESS);

@@ -121,17 +121,21 @@ long ksm_status(pid_t pid, const char *name)
 	return kib / (long)(PGSZ / 1024);
 }
 
-long ksm_smaps(const void *addr, const char *name)
+long ksm_smaps_of(pid_t pid, const void *addr, const char *name)
 {
 	size_t len = strlen(name);
 	unsigned long start, end;
 	bool inside = false;
 	char line[512];
 	long value = -1;
-	FILE *f = fopen("/proc/self/smaps", "re");
+	char path[64] = "/proc/self/smaps";
+	FILE *f;
 
+	if (pid)
+		snprintf(path, sizeof(path), "/proc/%d/smaps", pid);
+	f = fopen(path, "re");
 	if (!f)
-		ksm_die("cannot open /proc/self/smaps: %s", strerror(errno));
+		ksm_die("cannot open %s: %s", path, strerror(errno));
 	while (value < 0 && fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
 			inside = (uintptr_t)addr >= start && (uintptr_t)addr < end;
@@ -140,7 +144,7 @@ long ksm_smaps(const void *addr, const char *name)
 	}
 	fclose(f);
 	if (value < 0)
-		ksm_die("/proc/self/smaps has no \"%s:\" for %p", name, addr);
+		ksm_die("%s has no \"%s:\" for %p", path, name, addr);
 	return value;
 }
 

@@ -22,8 +22,14 @@ long ksm_memfree(void);
 bool ksm_wait_memfree(long pages);
 /* A value of /proc/PID/status, or of smaps_rollup if it is not there, in pages. */
 long ksm_status(pid_t pid, const char *name);
-/* A value of the VMA that holds @addr, from /proc/self/smaps, in pages. */
-long ksm_smaps(const void *addr, const char *name);
+/* A value of the VMA that holds @addr, from /proc/PID/smaps, in pages; @pid 0: the caller's. */
+long ksm_smaps_of(pid_t pid, const void *addr, const char *name);
+
+static inline long ksm_smaps(const void *addr, const char *name)
+{
+	return ksm_smaps_of(0, addr, name);
+}
+
 long ksm_minflt(void);
 
 /* ---- the threads ---- */
