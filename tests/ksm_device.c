@@ -24,6 +24,12 @@ int ksm_open(void)
 	return fd;
 }
 
+bool ksm_is_slow(void)
+{
+	/* Only these have it. */
+	return !access("/sys/module/ksmdev/parameters/race_delay_us", F_OK);
+}
+
 void ksm_begin(struct ksm *k)
 {
 	if (sysconf(_SC_PAGESIZE) != PGSZ)

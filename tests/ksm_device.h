@@ -33,6 +33,8 @@ void ksm_begin(struct ksm *k);
 void ksm_finish(struct ksm *k);
 
 int ksm_open(void);
+/* Is the module one for a debug kernel, where everything takes many times longer? */
+bool ksm_is_slow(void);
 /* A new area fd; dies if there is none. */
 int ksm_area(const struct ksm *k);
 /* 0 or -errno. */
