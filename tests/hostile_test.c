@@ -28,8 +28,7 @@
 #define VICTIM_UID	1000
 
 #define MIB		(1UL << 20)
-/* Of each of the victim's processes: what is shared, and what is written all the time. */
-#define SHARED_PAGES	(64 * MIB / PGSZ)
+/* Of each of the victim's processes: what is written all the time. */
 #define HOT_PAGES	64UL
 /* Of the shared ones, how many are written when they are. */
 #define WRITTEN_PAGES	2048UL
@@ -43,6 +42,9 @@
 #define MORE		3
 /* For how many seconds it must be hostile to be judged by times. */
 #define JUDGED		60
+
+/* Of each of the victim's processes: what is shared. */
+static size_t shared_pages;
 
 enum kind { CONTROL, HOSTILITY, KINDS };
 enum figure { SHARING, TOUCH, FIRST_WRITE, MAPPING, CHARGED, SECONDS, STOP, RETUNE, FIGURES };
@@ -265,6 +267,8 @@ FIXTURE_SETUP(hostile)
 {
 	const char *seconds = getenv("KSM_HOSTILE_SECONDS");
 
+	/* On a debug kernel it takes a quarter of an hour for as much. */
+	shared_pages = (ksm_is_slow() ? 16 : 64) * MIB / PGSZ;
 	ksm_begin(&self->k);
 	ASSERT_TRUE(ksm_wait_stat("kernel_pages", 0));
 	self->seconds = seconds ? atoi(seconds) : 20;
@@ -272,7 +276,7 @@ FIXTURE_SETUP(hostile)
 	self->driver.pid = -1;
 	shared = map_shared(sizeof(*shared));
 	hostile = map_shared(sizeof(*hostile));
-	self->victim.mem = ksm_mmap(SHARED_PAGES + HOT_PAGES);
+	self->victim.mem = ksm_mmap(shared_pages + HOT_PAGES);
 	self->log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	ASSERT_LE(0, self->log);
 	ASSERT_LE(0, lseek(self->log, 0, SEEK_END));
@@ -335,21 +339,21 @@ static void control(struct ksm *k)
 
 static size_t how_many_shared(const struct victim *v)
 {
-	return ksm_same_frames(v->process[0].pid, v->mem, v->process[1].pid, v->mem, SHARED_PAGES);
+	return ksm_same_frames(v->process[0].pid, v->mem, v->process[1].pid, v->mem, shared_pages);
 }
 
 /* Something new in the victim's memory, which is registered anew. */
 static void rewrite(const struct ksm *k, struct victim *v, unsigned long seed)
 {
 	for (int i = 0; i < 2; i++)
-		ksm_call_start(&v->process[i], ksm_fn_fill, (long)v->mem, SHARED_PAGES, seed, 0);
+		ksm_call_start(&v->process[i], ksm_fn_fill, (long)v->mem, shared_pages, seed, 0);
 	for (int i = 0; i < 2; i++)
 		ksm_call_finish(&v->process[i]);
 	for (int i = 0; i < 2; i++) {
 		if (v->area[i] >= 0)
 			ksm_call(&v->process[i], ksm_fn_close, v->area[i], 0, 0);
 		v->area[i] = ksm_call(&v->process[i], ksm_fn_area_register, k->dev, v->mem,
-				      SHARED_PAGES + HOT_PAGES);
+				      shared_pages + HOT_PAGES);
 		if (v->area[i] < 0)
 			ksm_die("the victim cannot register: %s", strerror(-v->area[i]));
 	}
@@ -375,16 +379,16 @@ static long one_round(struct ksm *k, struct victim *v, unsigned long seed)
 	if (ksm_start(k->dev, 5000, 0, 20))
 		ksm_die("kksmd does not start");
 	for (int i = 0; i < 2; i++)
-		ksm_call_start(&v->process[i], fn_live, (long)(v->mem + SHARED_PAGES * PGSZ), 0,
+		ksm_call_start(&v->process[i], fn_live, (long)(v->mem + shared_pages * PGSZ), 0,
 			       0, 0);
-	while ((pages = how_many_shared(v)) < SHARED_PAGES - SHARED_PAGES / 100) {
+	while ((pages = how_many_shared(v)) < shared_pages - shared_pages / 100) {
 		if (pages > most) {
 			most = pages;
 			end = ksm_now() + 10 * KSM_PATIENCE;
 		}
 		if (ksm_now() > end) {
 			fprintf(stderr, "# stuck at %zu of %lu pages, at most %zu, %s\n", pages,
-				SHARED_PAGES, most,
+				shared_pages, most,
 				shared->kind == HOSTILITY ? "hostile" : "control");
 			return -1;
 		}
@@ -398,8 +402,8 @@ static long one_round(struct ksm *k, struct victim *v, unsigned long seed)
 	for (int i = 0; i < 2; i++)
 		wrong += ksm_call_finish(&v->process[i]);
 	ksm_call(&v->process[0], fn_write_first, v->mem, WRITTEN_PAGES, 0);
-	wrong += ksm_call(&v->process[1], ksm_fn_wrong, v->mem, SHARED_PAGES, seed);
-	return wrong + ksm_call4(&v->process[0], fn_wrong_written, (long)v->mem, SHARED_PAGES, seed,
+	wrong += ksm_call(&v->process[1], ksm_fn_wrong, v->mem, shared_pages, seed);
+	return wrong + ksm_call4(&v->process[0], fn_wrong_written, (long)v->mem, shared_pages, seed,
 				 WRITTEN_PAGES);
 }
 
