@@ -11,7 +11,6 @@
 #include "../include/area.h"
 #include "../include/charge.h"
 #include "../include/engine.h"
-#include "../include/region.h"
 
 static unsigned int regions_per_area = 1024;
 module_param(regions_per_area, uint, 0644);

@@ -6,13 +6,11 @@
  * locks, the first by who has unlinked it and the rest by a work item: there may be half a
  * million of them, and a scan may be in one.
  */
-#include <linux/slab.h>
 #include <linux/workqueue.h>
 
 #include "../include/area.h"
 #include "../include/compat.h"
 #include "../include/engine.h"
-#include "../include/region.h"
 
 /* How many regions are looked at, or unlinked, while others wait for the lock. */
 #define LOCK_BATCH 256

@@ -86,7 +86,8 @@ void index_remove_chunk(struct chunk *chunk)
  * index_chunk() - the chunk with a number
  * @id: slot number / CHUNK_SLOTS
  *
- * Context: RCU read lock held, or that of a chain that one of the chunk's slots is in.
+ * Context: RCU read lock held; or while one of the chunk's slots is a candidate, the lock of its
+ * chain, or all tables.
  * Return: the chunk, or NULL; under RCU it may be on its way out, without a reference.
  */
 struct chunk *index_chunk(u32 id)

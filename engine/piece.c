@@ -9,7 +9,8 @@
  *	match	find partners for those that were seen before, and merge: match.c
  *	settle	what came of shared pages whose other mappings, or whose payer, left
  *
- * Nobody's lock is waited for, but for a moment: see mmlock.c.
+ * A scan that goes round waits for nobody's lock, but for a moment: see mmlock.c. One that is told
+ * a range does, if no signal says not to.
  */
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -316,9 +317,10 @@ static bool wait_for_mmap_lock(struct mm_struct *mm)
  * @start: first address
  * @end: last address plus one
  *
- * Context: Process, with a visit of the range's page table claimed; no lock held. May sleep.
- * Return: true if pages were seen that are new, or that could not be merged because somebody held
- * a reference: a drain of what CPUs hold back may help.
+ * Context: Process, with a visit of the range's page table claimed; no lock that others wait for
+ * held. May sleep.
+ * Return: true if pages were seen in this round of @scan that are new, or that could not be merged
+ * because somebody held a reference: a drain of what CPUs hold back may help.
  */
 bool scan_range(struct ksmdev_scan *scan, struct region *region, unsigned long start,
 		unsigned long end)

@@ -5,7 +5,8 @@
  * See region.h for the structures and the locks. All regions of all areas are in
  * one tree, ordered by mm and address. That order answers the question whether a
  * new range overlaps one of the same mm, and it is the order of scanning: see tour.c. Those of a
- * domain, and those of an area, are in smaller trees of the same order.
+ * domain, and those of an area, are in smaller trees of the same order. A region holds its area, so
+ * what ends both is here.
  */
 #include <linux/slab.h>
 

@@ -7,7 +7,6 @@
  * own memory, and over what is left of it a few times more.
  */
 #include <linux/cred.h>
-#include <linux/sched/mm.h>
 #include <linux/slab.h>
 
 #include "../include/area.h"

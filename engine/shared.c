@@ -438,6 +438,8 @@ static void drop_any(struct shared_entry *entry, void *data)
 /**
  * ksmdev_shared_exit() - forget all shared pages
  *
+ * Those that are still mapped live on without us.
+ *
  * Context: Module exit; nothing scans any more. May sleep.
  */
 void ksmdev_shared_exit(void)

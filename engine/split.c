@@ -12,7 +12,6 @@
  * keep khugepaged away until the process writes to both. And should it be rebuilt
  * nevertheless, it is left alone for much longer each time.
  */
-#include "../include/engine.h"
 #include "../include/index.h"
 #include "../include/scan.h"
 #include "../include/shared.h"

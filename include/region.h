@@ -215,7 +215,7 @@ struct region {
  * @region: the region
  * @addr: its first address, whether or not the region covers that
  * @id: its slots have the numbers from @id * CHUNK_SLOTS; never 0
- * @splits: how often a huge page was split there; counted as far as look.c cares
+ * @splits: how often a huge page was split there; counted as far as split.c cares
  * @slots: those of the window, for chunk_slot(); NULL once the region is dead
  * @seen: what mm/watch.c remembers of each page in it, and in KSMDEV_SEEN_WANTED how often
  *	a page that did not change is still to be offered for merging

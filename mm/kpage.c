@@ -181,7 +181,7 @@ void ksmdev_kpage_next_round(void)
 }
 
 /**
- * ksmdev_kpage_payer_seen() - note that who pays for a shared page maps it in this round
+ * ksmdev_kpage_payer_seen() - note that who pays for a shared page maps it in this round, or soon
  * @page: the page, mapped under its page table's lock, or referenced
  *
  * Context: Any.

@@ -20,7 +20,7 @@
 #define HUGE	16		/* huge pages */
 #define PAGES	((size_t)HUGE * KSM_HUGE_PAGES)
 #define WRITTEN	3		/* the page of each that is written all the time */
-#define STAYS	10		/* seconds for which one that came back stays: engine/look.c */
+#define STAYS	10		/* seconds for which one that came back stays: engine/split.c */
 #define THP	"/sys/kernel/mm/transparent_hugepage/"
 
 /* Of Linux 6.1; the C library may be older. */

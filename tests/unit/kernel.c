@@ -48,10 +48,12 @@ bool unit_fail(void)
 	return unit_fails && !unit_below(unit_fails);
 }
 
-void *unit_alloc(size_t align, size_t size)
+void *unit_alloc(size_t align, size_t size, gfp_t gfp)
 {
 	void *p;
 
+	if (gfp & GFP_KERNEL)
+		unit_sleeps();
 	if (unit_fail())
 		return NULL;
 	p = aligned_alloc(align, (size + align - 1) / align * align);

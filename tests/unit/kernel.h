@@ -4,11 +4,12 @@
  *
  * There is one thread. So locks only say when one is taken that is held already, or is not held
  * where it should be; and what another CPU might do in between is done by the test, where the code
- * under test offers to be scheduled: see unit_resched. Allocations fail when the test wants it, all
- * are counted, and what is freed after a grace period is freed when the test says that one is over.
- * A page holds a number; to read one that has a memory error ends the test.
+ * under test offers to be scheduled: see unit_resched. Allocations fail when the test wants it,
+ * are counted, and may sleep or not as their flags say; what is freed after a grace period is freed
+ * when the test says that one is over. A page holds a number; to read one that has a memory error
+ * ends the test.
  *
- * All headers of <linux/> that the files under test include are this one: see the Makefile.
+ * All of the kernel's own headers that the files under test include are this one: see the Makefile.
  */
 #ifndef UNIT_KERNEL_H
 #define UNIT_KERNEL_H
@@ -41,7 +42,7 @@ typedef struct { unsigned int val; } kuid_t;
 #define PAGE_MASK		(~(PAGE_SIZE - 1))
 #define PMD_SHIFT		21
 
-#define GFP_KERNEL		0U
+#define GFP_KERNEL		1U	/* may sleep */
 #define GFP_NOWAIT		0U
 #define GFP_SCAN		0U
 #define __GFP_NORETRY		0U
@@ -97,7 +98,7 @@ static inline u32 hash_64(u64 value, unsigned int bits)
 
 /* ---- chance ---- */
 
-/* The same for the same seed. */
+/* The same in each run. */
 u32 unit_random(void);
 u32 unit_below(u32 n);
 
@@ -264,15 +265,15 @@ extern unsigned int unit_fails;
 extern long unit_allocated;
 
 bool unit_fail(void);
-void *unit_alloc(size_t align, size_t size);
+void *unit_alloc(size_t align, size_t size, gfp_t gfp);
 void kfree(void *p);
 
-#define kzalloc(size, gfp)	unit_alloc(sizeof(long), size)
-#define kcalloc(n, size, gfp)	unit_alloc(sizeof(long), (n) * (size))
-#define kvcalloc(n, size, gfp)	unit_alloc(sizeof(long), (n) * (size))
-#define get_zeroed_page(gfp)	((unsigned long)unit_alloc(PAGE_SIZE, PAGE_SIZE))
+#define kzalloc(size, gfp)	unit_alloc(sizeof(long), size, gfp)
+#define kcalloc(n, size, gfp)	unit_alloc(sizeof(long), (n) * (size), gfp)
+#define kvcalloc(n, size, gfp)	unit_alloc(sizeof(long), (n) * (size), gfp)
+#define get_zeroed_page(gfp)	((unsigned long)unit_alloc(PAGE_SIZE, PAGE_SIZE, gfp))
 #define free_page(addr)		kfree((void *)(addr))
-#define kvfree(p)		kfree(p)
+#define kvfree(p)		(unit_sleeps(), kfree(p))
 
 /* ---- RCU ---- */
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * pages.c - what mm/ offers to the indexes: shared pages, which come and go
+ * pages.c - what mm/ offers to the indexes: shared pages, which come and go; and fingerprints
  *
  * A page that is gone is used again soon, as another one: whoever still has its address must find
  * out. What is in a page is a number; its fingerprint is the number's lowest bits, so that it is
@@ -49,7 +49,7 @@ struct page *ksmdev_kpage_alloc(struct page *from)
 
 	if (unit_fail())
 		return NULL;
-	/* The one that was freed last, as often as not. */
+	/* The first one, so that it is used again soon. */
 	while (frames[i].refs)
 		if (++i == FRAMES)
 			unit_die("no frame is left");
