@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "ksm_harness.h"
-#include "ksm_load.h"
+#include "ksm_module.h"
 #include "ksm_told.h"
 #include "ksm_twins.h"
 
@@ -262,21 +262,6 @@ TEST_F(device, machine)
 	EXPECT_MACHINE(-PAGES);
 	munmap(b, PAGES * PGSZ);
 	EXPECT_MACHINE(-2 * PAGES);
-}
-
-FIXTURE(module) {
-	int unused;
-};
-
-FIXTURE_SETUP(module)
-{
-	(void)self;
-	ksm_load();
-}
-
-FIXTURE_TEARDOWN_PARENT(module)
-{
-	ksm_load();
 }
 
 /* Pages outlive the module, and are private memory still. */

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #include "ksm_harness.h"
+#include "ksm_told.h"
 #include "ksm_twins.h"
 
 #define N 64
@@ -20,11 +21,7 @@
 
 static size_t count_soft_dirty(const char *addr, size_t npages)
 {
-	size_t n = 0;
-
-	for (size_t i = 0; i < npages; i++)
-		n += !!(ksm_pagemap(0, ksm_page(addr, i)) & PM_SOFT_DIRTY);
-	return n;
+	return told_pagemap(0, addr, npages, PM_SOFT_DIRTY, PM_SOFT_DIRTY);
 }
 
 /*

@@ -20,6 +20,7 @@
 
 #include "ksm_cgroup.h"
 #include "ksm_harness.h"
+#include "ksm_told.h"
 
 #define GROUP	"ksm-long"
 
@@ -28,25 +29,6 @@
 
 /* Pages of each half of what is unmerged: takes a second or so in an emulated VM. */
 #define N	8192UL
-
-/* A value of a file of "name value" lines. */
-static long long key_of(const char *path, const char *key)
-{
-	size_t length = strlen(key);
-	long long value = -1;
-	char line[128];
-	FILE *f = fopen(path, "r");
-
-	if (!f)
-		ksm_die("cannot open %s: %s", path, strerror(errno));
-	while (value < 0 && fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, length) && line[length] == ' ')
-			value = atoll(line + length);
-	fclose(f);
-	if (value < 0)
-		ksm_die("no %s in %s", key, path);
-	return value;
-}
 
 /* Let the child be one that can be frozen. */
 static void cgroup_take(struct ksm_child *c)
@@ -126,7 +108,7 @@ static bool begin_unmerge(struct ksm_child *c, int area)
 
 TEST_F_TIMEOUT(unmerge, killed, 600)
 {
-	long long faults = key_of("/proc/vmstat", "pgfault");
+	long long faults = told_vmstat("pgfault");
 
 	ASSERT_TRUE(begin_unmerge(&self->c, self->area));
 	TH_LOG("killed in %.1f ms", kill_took(&self->c));
@@ -134,7 +116,7 @@ TEST_F_TIMEOUT(unmerge, killed, 600)
 	 * To the end, that is a fault for each page of the first half; those of the second are then
 	 * mapped there alone, and stay. A few pages may not have been merged.
 	 */
-	faults = key_of("/proc/vmstat", "pgfault") - faults;
+	faults = told_vmstat("pgfault") - faults;
 	TH_LOG("%lld page faults", faults);
 	EXPECT_GT(N - 64, faults);
 }

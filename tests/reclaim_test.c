@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "ksm_harness.h"
+#include "ksm_told.h"
 
 #define N 64
 #define HUGE_PAGES	KSM_HUGE_PAGES
@@ -75,23 +76,6 @@ FIXTURE_TEARDOWN(swap)
 	ksm_swap_off(&self->swap);
 	close(self->area);
 	ksm_finish(&self->k);
-}
-
-static long vm_counter(const char *name)
-{
-	FILE *f = fopen("/proc/vmstat", "re");
-	char line[128], key[64];
-	long value, found = -1;
-
-	if (!f)
-		ksm_die("cannot open /proc/vmstat: %s", strerror(errno));
-	while (found < 0 && fgets(line, sizeof(line), f))
-		if (sscanf(line, "%63s %ld", key, &value) == 2 && !strcmp(key, name))
-			found = value;
-	fclose(f);
-	if (found < 0)
-		ksm_die("/proc/vmstat has no %s", name);
-	return found;
 }
 
 #define VALUES 3
@@ -176,7 +160,7 @@ static long group_events(const char *name)
 TEST_F(swap, memory_pressure)
 {
 	enum { PAGES = 3072 };
-	long swapped = vm_counter("pswpout"), most = 0;
+	long swapped = told_vmstat("pswpout"), most = 0;
 	long long hashed = ksm_stat("pages_hashed");
 	struct ksm_child c;
 	char limit[32];
@@ -203,7 +187,7 @@ TEST_F(swap, memory_pressure)
 		most = now > most ? now : most;
 	}
 	EXPECT_EQ(ksm_call_finish(&c), 0);
-	swapped = vm_counter("pswpout") - swapped;
+	swapped = told_vmstat("pswpout") - swapped;
 	TH_LOG("%lu writes, %ld pages swapped out, %lld read by the scan, at most %ld sharing",
 	       (unsigned long)self->s->done, swapped, ksm_stat("pages_hashed") - hashed, most);
 	EXPECT_EQ(self->s->done, self->s->writes);
@@ -255,7 +239,7 @@ TEST_F(swap, tlb_is_warm)
 {
 	enum { ROUNDS = 5000, OUT = 200 };
 	char *buf = ksm_mmap(N);
-	long begin = vm_counter("pswpout"), middle;
+	long begin = told_vmstat("pswpout"), middle;
 	pthread_t writer, scanner;
 	struct hot h = { 0 };
 
@@ -267,23 +251,23 @@ TEST_F(swap, tlb_is_warm)
 	ASSERT_EQ(ksm_register(self->area, buf, N), 0);
 	ASSERT_EQ(pthread_create(&writer, NULL, hot_main, &h), 0);
 	/* By turns first, then side by side, until enough was swapped out. */
-	for (int i = 0; i < ROUNDS && vm_counter("pswpout") < begin + OUT; i++) {
+	for (int i = 0; i < ROUNDS && told_vmstat("pswpout") < begin + OUT; i++) {
 		ksm_passes(&self->k, 1);
 		ASSERT_EQ(madvise(buf, N * PGSZ, MADV_PAGEOUT), 0);
 	}
-	middle = vm_counter("pswpout");
+	middle = told_vmstat("pswpout");
 	ASSERT_EQ(pthread_create(&scanner, NULL, scan_main, self->s), 0);
-	for (int i = 0; i < ROUNDS && vm_counter("pswpout") < middle + 5 * OUT; i++)
+	for (int i = 0; i < ROUNDS && told_vmstat("pswpout") < middle + 5 * OUT; i++)
 		ASSERT_EQ(madvise(buf, N * PGSZ, MADV_PAGEOUT), 0);
 	self->s->stop = 1;
 	pthread_join(scanner, NULL);
 	h.stop = 1;
 	pthread_join(writer, NULL);
 	TH_LOG("%lu rounds of writes, %ld pages swapped out", h.writes,
-	       vm_counter("pswpout") - begin);
+	       told_vmstat("pswpout") - begin);
 	EXPECT_EQ(h.lost, 0);
 	EXPECT_GE(middle, begin + OUT);
-	EXPECT_GE(vm_counter("pswpout"), middle + 5 * OUT);
+	EXPECT_GE(told_vmstat("pswpout"), middle + 5 * OUT);
 	for (size_t i = 0; i < ARRAY_SIZE(h.word); i++)
 		EXPECT_EQ(*h.word[i], h.writes);
 }

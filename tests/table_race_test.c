@@ -91,7 +91,7 @@ FIXTURE_VARIANT_ADD(tables, discard_in_a_crowd) { DISCARD, true };
 FIXTURE_SETUP(tables)
 {
 	const char *seconds = getenv("KSMDEV_RACE_SECONDS");
-	bool delay = !access(DELAY, F_OK);
+	bool delay = ksm_is_slow();
 
 	self->seconds = seconds ? atoi(seconds) : delay ? 15 : 1;
 	board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
@@ -111,7 +111,7 @@ FIXTURE_SETUP(tables)
 
 FIXTURE_TEARDOWN(tables)
 {
-	if (!access(DELAY, F_OK))
+	if (ksm_is_slow())
 		ksm_write_file(DELAY, "0");
 	for (int i = 0; i < CHILDREN; i++)
 		ksm_end(&self->child[i]);
@@ -375,7 +375,7 @@ TEST_F_TIMEOUT(device, chunks_come_and_go, 600)
 	const char *seconds = getenv("KSMDEV_RACE_SECONDS");
 	struct ksm_child scanners[SCANNERS], nurseries[NURSERIES];
 	int scan[SCANNERS], length;
-	bool delay = !access(DELAY, F_OK);
+	bool delay = ksm_is_slow();
 	char *mem = ksm_mmap(4);
 	double end;
 	long n = 0;

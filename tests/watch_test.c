@@ -19,6 +19,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "ksm_told.h"
 #include "ksm_traced.h"
 
 #define N 64
@@ -310,11 +311,7 @@ TEST_F(watch, tlb_is_warm)
 
 static size_t soft_dirty(const char *addr, size_t npages)
 {
-	size_t n = 0;
-
-	for (size_t i = 0; i < npages; i++)
-		n += !!(ksm_pagemap(0, ksm_page(addr, i)) & PM_SOFT_DIRTY);
-	return n;
+	return told_pagemap(0, addr, npages, PM_SOFT_DIRTY, PM_SOFT_DIRTY);
 }
 
 TEST_F(watch, soft_dirty_stays)
