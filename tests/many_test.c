@@ -12,7 +12,7 @@
 
 #define PARAM	"/sys/module/ksmdev/parameters/regions_per_area"
 
-/* Seconds after which something hangs. */
+/* Seconds after which something hangs, if nothing changes. */
 #define HANGS	60
 
 enum call { REGISTER, UNMERGE, FDINFO, SCAN, MERGE_RANGE, CLOSE, CALLS };
@@ -71,7 +71,7 @@ static void times_of(const struct ksm *k, char *mem, size_t nr, int rounds, doub
 /* Ten times as many regions take ten times as long, and not a hundred times. */
 TEST_F_TIMEOUT(device, many_regions, 900)
 {
-	const size_t few = 2000, many = 20000;
+	const size_t few = ksm_is_slow() ? 500 : 2000, many = 10 * few;
 	double part[CALLS], all[CALLS];
 	char *mem = ksm_mmap(many);
 
@@ -87,6 +87,22 @@ TEST_F_TIMEOUT(device, many_regions, 900)
 	EXPECT_EQ(0, ksm_stat("regions"));
 	EXPECT_EQ(0, ksm_wrong(mem, many, 1));
 	ASSERT_EQ(0, ksm_write_file(PARAM, "1024"));
+}
+
+/* Does a statistic come down to a value, however long it takes, if it only goes on falling? */
+static bool falls_to(const char *name, long long value)
+{
+	long long now, least = ksm_stat(name);
+	double end = ksm_now() + HANGS;
+
+	while ((now = ksm_stat(name)) > value && ksm_now() < end) {
+		if (now < least) {
+			least = now;
+			end = ksm_now() + HANGS;
+		}
+		usleep(10000);
+	}
+	return now <= value;
 }
 
 /* What is closed with a lot in it is freed in the end, and keeps nobody from coming and going. */
@@ -120,9 +136,7 @@ TEST_F_TIMEOUT(device, close_many_chunks, 600)
 		ASSERT_EQ(0, ksm_remove(self->area));
 		EXPECT_EQ(0, ksm_stat("regions"));
 		/* The index may have kept some of its room. */
-		for (double end = ksm_now() + HANGS;
-		     ksm_stat("metadata_bytes") > metadata + tables / 2; usleep(10000))
-			ASSERT_GT(end, ksm_now());
+		ASSERT_TRUE(falls_to("metadata_bytes", metadata + tables / 2));
 	}
 }
 
