@@ -4,11 +4,10 @@
  *
  * The CPUs map them as they map any anonymous page. But the driver has put them there to
  * have them near, and counts on it. The module in tests/coherent/ plays such a device; it
- * is ksmdev-coherent.ko next to this program, or what KSMDEV_COHERENT_KO names.
+ * is ksmdev-coherent.ko next to this program.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -37,18 +36,8 @@ static bool has_zone_device(void)
 
 static void load_module(void)
 {
-	char self[256] = "", *path = getenv("KSMDEV_COHERENT_KO"), beside[300];
-
-	if (!path) {
-		if (readlink("/proc/self/exe", self, sizeof(self) - 1) < 0)
-			ksm_die("/proc/self/exe: %s", strerror(errno));
-		snprintf(beside, sizeof(beside), "%s/ksmdev-coherent.ko", dirname(self));
-		path = beside;
-	}
-	if (access(path, R_OK))
-		ksm_die("there is no %s: run make coherent-6.1 (or -6.12)", path);
 	if (access("/sys/module/ksmdev_coherent", F_OK))
-		ksm_shell("insmod %s", path);
+		ksm_shell("insmod %s", ksm_beside("ksmdev-coherent.ko", "coherent-KERNEL"));
 }
 
 static size_t in_device(const char *mem)

@@ -41,35 +41,16 @@ struct run {
 	unsigned long pieces, unmerged, pages;
 };
 
-static const char *beside(const char *name)
-{
-	static char self[512], path[600];
-	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
-
-	if (len < 0)
-		ksm_die("/proc/self/exe: %s", strerror(errno));
-	self[len] = '\0';
-	snprintf(path, sizeof(path), "%s/%s", dirname(self), name);
-	return path;
-}
-
 /* The device that takes pins, unless the kernel has it built in. It cannot be unloaded. */
 static void load_gup_test(void)
 {
-	const char *path = beside("gup_test_module.ko");
-	int fd;
-
-	if (!access("/sys/kernel/debug/gup_test", F_OK))
-		return;
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
-		ksm_die("cannot load %s: %s; make gup-KERNEL builds it", path, strerror(errno));
-	close(fd);
+	if (access("/sys/kernel/debug/gup_test", F_OK))
+		ksm_shell("insmod %s", ksm_beside("gup_test_module.ko", "gup-KERNEL"));
 }
 
 static void run_cow(struct run *run, bool merge)
 {
-	const char *path = beside("cow");
+	const char *path = ksm_beside("cow", "-C tests");
 	char line[512];
 	int fds[2];
 	pid_t pid;

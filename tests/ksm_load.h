@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -40,6 +41,18 @@ static inline int ksm_unload_soon(void)
 			return ret;
 		usleep(50000);
 	} while (ksm_now() < end);
+	return ret;
+}
+
+/* A module by its file. 0 or -errno. */
+static inline int ksm_insert(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC), ret;
+
+	if (fd < 0)
+		ksm_die("cannot open %s: %s", path, strerror(errno));
+	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
+	close(fd);
 	return ret;
 }
 

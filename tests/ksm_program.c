@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <libgen.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -100,4 +101,18 @@ void ksm_shell(const char *fmt, ...)
 	if (status)
 		ksm_die("\"%s\" failed with status %#x; the VM must provide it", command,
 			status);
+}
+
+const char *ksm_beside(const char *name, const char *made)
+{
+	static char self[512], path[600];
+	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+	if (len < 0)
+		ksm_die("/proc/self/exe: %s", strerror(errno));
+	self[len] = '\0';
+	snprintf(path, sizeof(path), "%s/%s", dirname(self), name);
+	if (access(path, R_OK))
+		ksm_die("%s: %s; make %s builds it", path, strerror(errno), made);
+	return path;
 }

@@ -33,6 +33,12 @@ long long ksm_read_number(const char *path);
 /* Keep to one CPU; dies if there is no such. */
 void ksm_use_cpu(int cpu);
 
+/*
+ * A file that a test wants, next to its program; the same memory each time. Dies if there is none,
+ * and says that "make @made" makes it.
+ */
+const char *ksm_beside(const char *name, const char *made);
+
 /* Run a shell command; dies with the command in the message if it fails. */
 void ksm_shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -8,11 +8,10 @@
  * So a page that is compared before that flush, found equal and replaced has lost the
  * write; and the process would go on with what it read before.
  *
- * The module is ksmdev-notifier.ko next to this program, or what KSMDEV_NOTIFIER_KO names.
+ * The module is ksmdev-notifier.ko next to this program.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -32,18 +31,8 @@ struct notifier_state {
 
 static void load_module(void)
 {
-	char self[256] = "", *path = getenv("KSMDEV_NOTIFIER_KO"), beside[300];
-
-	if (!path) {
-		if (readlink("/proc/self/exe", self, sizeof(self) - 1) < 0)
-			ksm_die("/proc/self/exe: %s", strerror(errno));
-		snprintf(beside, sizeof(beside), "%s/ksmdev-notifier.ko", dirname(self));
-		path = beside;
-	}
-	if (access(path, R_OK))
-		ksm_die("there is no %s: run make notifier-6.1 (or -6.12, -debug)", path);
 	if (access("/sys/module/ksmdev_notifier", F_OK))
-		ksm_shell("insmod %s", path);
+		ksm_shell("insmod %s", ksm_beside("ksmdev-notifier.ko", "notifier-KERNEL"));
 }
 
 /* The byte of a page that the device writes to. */

@@ -9,12 +9,10 @@
  * for the VM's own unload at the end.
  *
  * The last one needs a module that asks for a function that no kernel has, made
- * with EXTRA_SYMBOL= and named by KSMDEV_MISSING_KO (or ksmdev-missing.ko next to
- * this program).
+ * with EXTRA_SYMBOL=: ksmdev-missing.ko next to this program.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -195,17 +193,6 @@ TEST_F(module, many_times)
 	}
 }
 
-static int insert(const char *path)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC), ret;
-
-	if (fd < 0)
-		ksm_die("cannot open %s: %s", path, strerror(errno));
-	ret = syscall(SYS_finit_module, fd, "", 0) ? -errno : 0;
-	close(fd);
-	return ret;
-}
-
 /* Does the kernel log, from where @log stands, have a line with all of these? */
 static bool in_log(int log, const char *a, const char *b)
 {
@@ -233,32 +220,22 @@ TEST_F(module, second_load_is_refused)
 	close(fd);
 	release[strcspn(release, "\n")] = '\0';
 	snprintf(path, sizeof(path), "/lib/modules/%s/extra/ksmdev.ko", release);
-	EXPECT_EQ(-EEXIST, insert(path));
+	EXPECT_EQ(-EEXIST, ksm_insert(path));
 	EXPECT_TRUE(ksm_loaded());
 	EXPECT_EQ(1, ksm_count_threads());
 }
 
 TEST_F(module, missing_function_is_named)
 {
-	const char *path = getenv("KSMDEV_MISSING_KO");
-	char self_path[512] = "", beside[600];
+	const char *path = ksm_beside("ksmdev-missing.ko", "missing-KERNEL");
 	int log;
 
-	if (!path) {
-		ASSERT_LT(0, readlink("/proc/self/exe", self_path, sizeof(self_path) - 1));
-		snprintf(beside, sizeof(beside), "%s/ksmdev-missing.ko", dirname(self_path));
-		path = beside;
-	}
-	ASSERT_EQ(0, access(path, R_OK)) {
-		TH_LOG("%s: %s; build it with EXTRA_SYMBOL= and --add it", path,
-		       strerror(errno));
-	}
 	log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
 	ASSERT_LE(0, log);
 	ASSERT_LE(0, lseek(log, 0, SEEK_END));
 	ASSERT_EQ(0, ksm_unload_soon());
 
-	EXPECT_EQ(-ENOENT, insert(path));
+	EXPECT_EQ(-ENOENT, ksm_insert(path));
 	EXPECT_FALSE(ksm_loaded());
 	EXPECT_TRUE(nothing_left());
 	/* "ksmdev: this kernel lacks NAME(), ...": the name that no kernel has. */
