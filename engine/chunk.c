@@ -396,10 +396,18 @@ unsigned long region_forget(struct region *region, unsigned long start, unsigned
 	return end;
 }
 
+/* What is not worth a place in the index is no candidate either, and most of it soon is. */
+static enum slot_state counted_as(enum slot_state state)
+{
+	return state == SLOT_STABLE ? SLOT_VOLATILE : state;
+}
+
 static void count_state(struct chunk *chunk, enum slot_state from, enum slot_state to)
 {
 	atomic_long_t *counters = chunk->region->area->counters.slots;
 
+	from = counted_as(from);
+	to = counted_as(to);
 	if (from != to) {
 		atomic_long_dec(&counters[from]);
 		atomic_long_inc(&counters[to]);
@@ -407,34 +415,61 @@ static void count_state(struct chunk *chunk, enum slot_state from, enum slot_sta
 }
 
 /**
+ * chunk_fingerprint() - what chunk_set() was given for a slot
+ * @chunk: the chunk
+ * @nr: which slot, of its window
+ *
+ * Context: @chunk->lock held.
+ * Return: the fingerprint, in SLOT_STABLE and SLOT_UNSHARED; else what chunk_set() says.
+ */
+u64 chunk_fingerprint(struct chunk *chunk, unsigned int nr)
+{
+	struct slot *slot = chunk_slot(chunk, nr);
+
+	return fingerprint_of(slot->upper, slot->state == SLOT_UNSHARED ? index_rest(chunk, nr) :
+									  slot->next);
+}
+
+/* Is all of that what is known of it already? */
+static bool is_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u64 fingerprint)
+{
+	struct slot *slot = chunk_slot(chunk, nr);
+
+	return slot->state == state && slot->upper == fingerprint_upper(fingerprint) &&
+	       chunk_fingerprint(chunk, nr) == fingerprint;
+}
+
+/**
  * chunk_set() - record what was found at a page
  * @chunk: the chunk
  * @nr: which slot, of its window
  * @state: what was found
- * @fingerprint: of the contents, for SLOT_VOLATILE and SLOT_UNSHARED
+ * @fingerprint: the page's, for SLOT_STABLE and SLOT_UNSHARED; for SLOT_VOLATILE a hash of all of
+ *	it, or 0 if it was not read; for SLOT_SHARED the scan's mark, in the upper bits; else 0
  *
  * Keeps the index of candidates and the counters in step.
  *
  * Context: @chunk->lock held.
  */
-void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint)
+void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u64 fingerprint)
 {
 	struct slot *slot = chunk_slot(chunk, nr);
 
 	lockdep_assert_held(&chunk->lock);
-	if (slot->state == state && slot->fingerprint == fingerprint)
+	if (is_set(chunk, nr, state, fingerprint))
 		return;
+	if (slot->vote && chunk_fingerprint(chunk, nr) != fingerprint)
+		slot->vote = false;
 	if (slot->state == SLOT_UNSHARED)
 		index_remove(chunk, nr);
 	if (slot->state == SLOT_SHARED && state != SLOT_SHARED)
 		shared_lost_mapper();
-	if (slot->fingerprint != fingerprint)
-		slot->vote = false;
 	count_state(chunk, slot->state, state);
 	slot->state = state;
-	slot->fingerprint = fingerprint;
+	slot->upper = fingerprint_upper(fingerprint);
+	slot->next = fingerprint_rest(fingerprint);
 	if (state == SLOT_UNSHARED)
-		index_insert(chunk, nr);
+		index_insert(chunk, nr, fingerprint_rest(fingerprint));
 }
 
 /**
@@ -458,7 +493,7 @@ void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state)
 /**
  * chunk_candidates() - find candidates for a slot's page, or make it one
  * @chunk: the chunk
- * @nr: which slot, in SLOT_VOLATILE or SLOT_UNSHARED
+ * @nr: which slot, in SLOT_STABLE or SLOT_UNSHARED
  * @found: room for INDEX_TRIES; set to the numbers of slots with its fingerprint
  *
  * Context: @chunk->lock held.

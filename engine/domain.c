@@ -75,6 +75,7 @@ struct domain *domain_get(kuid_t owner)
 	refcount_set(&new->ref, 1);
 	new->id = id;
 	new->zero = hash_page(ZERO_PAGE(0), id);
+	new->zero_sample = hash_sample(ZERO_PAGE(0), id);
 	new->tour.regions = RB_ROOT;
 	new->tour.tree = TREE_DOMAIN;
 	new->tour.looked = INITIAL_JIFFIES;
@@ -104,6 +105,8 @@ void domain_put(struct domain *domain)
 	if (last)
 		hash_del(&domain->node);
 	spin_unlock(&domains_lock);
-	if (last)
+	if (last) {
+		samples_free(domain);
 		kfree(domain);
+	}
 }

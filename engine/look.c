@@ -2,9 +2,11 @@
 /*
  * look.c - read the pages that changed, and see which ones may be merged
  *
- * A page may be merged when two looks found the same contents: pages that change all
- * the time are not worth a place in the index. The second look costs no reading where
- * mm/watch.c says that nothing was written in between.
+ * A page may be merged when it did not change between two looks: pages that change all
+ * the time are not worth a place in the index. Where its pte tells whether it was written, it is
+ * not read before it was not; what is written all the time is never read. Where nothing tells (a
+ * secondary MMU writes without a trace until the page is read-only; a large folio may have one
+ * dirty bit for many pages) a hash of all of it does.
  *
  * Parts of a large folio are looked at like other pages; see split.c.
  */
@@ -65,7 +67,7 @@ void look_settle(struct chunk *chunk, struct ksmdev_found *found)
 	unsigned int eager = eagerness(chunk, found->nr);
 
 	/* Not its fault: next time. */
-	if (found->held)
+	if (found->held || found->moved)
 		return;
 	if (!found->partner)
 		set_eagerness(chunk, found->nr, EAGER_NOT);
@@ -75,8 +77,8 @@ void look_settle(struct chunk *chunk, struct ksmdev_found *found)
 	 * Others may equal it, too, and have no luck with the same partner. But with so
 	 * many alike in the index, one more would only lengthen the chain.
 	 */
-	if (slot->state == SLOT_VOLATILE && found->alike < INDEX_TRIES)
-		chunk_set(chunk, found->nr, SLOT_UNSHARED, slot->fingerprint);
+	if (slot->state == SLOT_STABLE && found->alike < ALIKE_MAX)
+		chunk_set(chunk, found->nr, SLOT_UNSHARED, chunk_fingerprint(chunk, found->nr));
 }
 
 /**
@@ -107,32 +109,49 @@ void look_again(struct chunk *chunk, unsigned int nr)
 	set_eagerness(chunk, nr, EAGER_NEW);
 }
 
-/* Does the fingerprint tell what the page held at the last look? */
-static bool has_fingerprint(const struct slot *slot)
+/*
+ * Did a page that is read not change since the last look? If only a hash of all of it can tell, it
+ * is in @hash; else, and where nobody waits for the next look, 0.
+ */
+static bool is_same(struct ksmdev_scan *scan, struct chunk *chunk,
+		    const struct ksmdev_found *found, u64 fingerprint, u64 *hash)
 {
-	return slot->state == SLOT_VOLATILE || slot->state == SLOT_UNSHARED;
+	u64 was = chunk_fingerprint(chunk, found->nr);
+
+	*hash = 0;
+	if (chunk_has_fingerprint(chunk, found->nr) && !found->written && was == fingerprint)
+		return true;
+	if (!found->watched && !found->unchanged && !scan->at_once)
+		*hash = hash_page(found->page, chunk->region->domain->id);
+	if (chunk_slot(chunk, found->nr)->state != SLOT_VOLATILE)
+		return false;
+	return found->unchanged || (*hash && *hash == was);
 }
 
-/* Contents that were not seen before, or a page whose turn it is to be read anew. */
+/* A page that was not read before, or changed, or whose turn it is to be read anew. */
 static void read_anon(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_found *found)
 {
-	struct slot *slot = chunk_slot(chunk, found->nr);
-	struct domain *domain = chunk->region->domain;
-	u32 fingerprint = domain->zero;
+	u64 fingerprint = fingerprint_page(chunk->region->domain, found->page), hash;
+	bool same = is_same(scan, chunk, found, fingerprint, &hash);
 
-	if (!ksmdev_page_is_zero(found->page))
-		fingerprint = hash_page(found->page, domain->id);
 	trace_ksmdev_hash(chunk->region->mm, chunk->addr + found->nr * PAGE_SIZE, fingerprint);
-
-	if (has_fingerprint(slot) && slot->fingerprint == fingerprint) {
-		found->eligible = true;
-		/* If a write after this look would leave no trace. */
-		found->watch = !(*chunk_seen(chunk, found->nr) & KSMDEV_SEEN_CLEAN);
-	} else {
-		chunk_set(chunk, found->nr, SLOT_VOLATILE, fingerprint);
+	/* If a write after this look would leave no trace. */
+	found->watch = same && !(*chunk_seen(chunk, found->nr) & KSMDEV_SEEN_CLEAN);
+	found->eligible = same || scan->at_once;
+	if (!found->eligible)
+		chunk_set(chunk, found->nr, SLOT_VOLATILE, hash);
+	else if (!same || !chunk_has_fingerprint(chunk, found->nr))
+		chunk_set(chunk, found->nr, SLOT_STABLE, fingerprint);
+	if (!same)
 		scan->fresh = true;
-		found->eligible = scan->at_once;
-	}
+	set_eagerness(chunk, found->nr, EAGER_NEW);
+}
+
+/* A page that changed, and of which the next look can tell whether it does so again. */
+static void put_off(struct ksmdev_scan *scan, struct chunk *chunk, struct ksmdev_found *found)
+{
+	chunk_set(chunk, found->nr, SLOT_VOLATILE, 0);
+	scan->fresh = true;
 	set_eagerness(chunk, found->nr, EAGER_NEW);
 }
 
@@ -144,10 +163,10 @@ static void look_at_single(struct ksmdev_scan *scan, struct chunk *chunk, unsign
 {
 	struct slot *slot = chunk_slot(chunk, nr);
 
-	if (slot->state == SLOT_SHARED && slot->fingerprint == SHARED_SINGLE) {
+	if (slot->state == SLOT_SHARED && slot->upper == SHARED_SINGLE) {
 		scan->due[scan->nr_due++] = (struct due) { .slot = nr };
 	} else {
-		chunk_set(chunk, nr, SLOT_SHARED, SHARED_SINGLE);
+		chunk_set(chunk, nr, SLOT_SHARED, fingerprint_of(SHARED_SINGLE, 0));
 		shared_lost_mapper();
 	}
 }
@@ -159,17 +178,30 @@ static void look_at_zero(struct chunk *chunk, unsigned int nr)
 
 	if (slot->state == SLOT_ZERO)
 		return;
-	if (has_fingerprint(slot) && slot->fingerprint == chunk->region->domain->zero)
+	if (chunk_has_fingerprint(chunk, nr) &&
+	    chunk_fingerprint(chunk, nr) == chunk->region->domain->zero)
 		chunk_set(chunk, nr, SLOT_ZERO, 0);
 	else
 		chunk_set(chunk, nr, SLOT_NONE, 0);
 }
 
-static bool is_to_be_read(struct ksmdev_scan *scan, struct chunk *chunk,
-			  struct ksmdev_found *found)
+/* What there is to do with an anonymous page. */
+enum reading {
+	READ_NOT,	/* it is known what it holds */
+	READ_LATER,	/* if it has not changed by then */
+	READ_NOW,
+};
+
+static enum reading reading_of(struct ksmdev_scan *scan, struct chunk *chunk,
+			       const struct ksmdev_found *found)
 {
-	return !found->unchanged || scan->again == found->nr ||
-	       !has_fingerprint(chunk_slot(chunk, found->nr));
+	bool known = chunk_has_fingerprint(chunk, found->nr);
+
+	if (found->unchanged)
+		return known && scan->again != found->nr ? READ_NOT : READ_NOW;
+	if (scan->at_once || !found->watched)
+		return READ_NOW;
+	return known && !found->written ? READ_NOW : READ_LATER;
 }
 
 /**
@@ -183,7 +215,7 @@ static bool is_to_be_read(struct ksmdev_scan *scan, struct chunk *chunk,
 void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 {
 	struct ksmdev_counters *counters = &chunk->region->area->counters;
-	unsigned int i, hashed = 0, known = skipped;
+	unsigned int i, hashed = 0, later = 0, known = skipped;
 
 	scan->nr_due = 0;
 	for (i = 0; i < scan->nr_found; i++) {
@@ -191,15 +223,22 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 
 		switch (found->kind) {
 		case KSMDEV_ANON:
-			if (is_to_be_read(scan, chunk, found)) {
-				if (i + 1 < scan->nr_found && found[1].page && !found[1].unchanged)
-					ksmdev_prefetch_page(found[1].page);
+			switch (reading_of(scan, chunk, found)) {
+			case READ_NOT:
+				found->eligible = true;
+				known++;
+				break;
+			case READ_LATER:
+				put_off(scan, chunk, found);
+				later++;
+				break;
+			case READ_NOW:
+				if (i + 1 < scan->nr_found && found[1].page &&
+				    reading_of(scan, chunk, &found[1]) == READ_NOW)
+					hash_prefetch(found[1].page);
 				read_anon(scan, chunk, found);
 				hashed++;
 				cond_resched();
-			} else {
-				found->eligible = true;
-				known++;
 			}
 			if (ksmdev_is_stray(found->page))
 				scan->due[scan->nr_due++] = (struct due) { .slot = found->nr };
@@ -231,11 +270,11 @@ void look(struct ksmdev_scan *scan, struct chunk *chunk, unsigned int skipped)
 			set_eagerness(chunk, found->nr, EAGER_NOT);
 		}
 	}
-	atomic_long_add(hashed + known, &counters->scanned);
-	atomic_long_add(known, &counters->skipped);
+	atomic_long_add(hashed + later + known, &counters->scanned);
+	atomic_long_add(later + known, &counters->skipped);
 	atomic_long_add(hashed, &counters->hashed);
 	if (scan->tour) {
-		atomic_long_add(hashed + known, &scan->tour->scanned);
+		atomic_long_add(hashed + later + known, &scan->tour->scanned);
 		atomic_long_add(known, &scan->tour->skipped);
 	}
 }

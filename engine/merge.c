@@ -130,9 +130,11 @@ static void note_merges(struct ksmdev_scan *scan, struct chunk *chunk,
 			trace_ksmdev_merge_failed(mm, m->addr, m->err);
 			if (m->kpage)
 				put_page(m->kpage);
-			/* The next gather cannot tell any more; so it must be read. */
-			if (m->written)
+			/* The next gather cannot tell any more. */
+			if (m->written && *chunk_seen(chunk, m->slot) & KSMDEV_SEEN_CLEAN) {
 				*chunk_seen(chunk, m->slot) &= ~KSMDEV_SEEN_CLEAN;
+				chunk_set(chunk, m->slot, SLOT_VOLATILE, 0);
+			}
 			if (m->err == -EBUSY || merge_held(m->err))
 				scan->busy++;
 		} else {

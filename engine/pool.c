@@ -7,7 +7,7 @@
  * without an entry in use is freed after an RCU grace period: lookups stand on entries without
  * a lock. An entry may be used again at once; who finds one asks the page whose it is.
  *
- * The memory is nobody's in particular: an entry is 24 bytes for a page of 4096, and the
+ * The memory is nobody's in particular: an entry is 32 bytes for a page of 4096, and the
  * bound for shared pages bounds it.
  */
 #include <linux/slab.h>
@@ -58,7 +58,7 @@ static bool add_block(void)
 	if (!block)
 		return false;
 	for (i = 0; i < BLOCK_ENTRIES; i++)
-		block->entries[i].key = shared_key(0, i + 1, WAY_FREE);
+		block->entries[i].key.contents = shared_contents(i + 1, WAY_FREE);
 	if (xa_alloc(&blocks, &block->id, block, xa_limit_32b, GFP_NOWAIT | __GFP_NOWARN)) {
 		free_page((unsigned long)block);
 		return false;
@@ -74,7 +74,7 @@ static struct shared_entry *take_from(struct block *block)
 {
 	struct shared_entry *entry = &block->entries[block->free];
 
-	block->free = (u16)entry->key;
+	block->free = (u16)entry->key.contents;
 	if (++block->used == BLOCK_ENTRIES)
 		list_del(&block->partial);
 	return entry;
@@ -98,7 +98,8 @@ struct shared_entry *pool_take(struct page *page)
 			WRITE_ONCE(entry->page, page);
 			ksmdev_kpage_set_owner(page, entry);
 			/* From here on a sweep finds it, and asks the page if it is alive. */
-			smp_store_release(&entry->key, shared_key(0, 0, WAY_RETIRED));
+			smp_store_release(&entry->key.contents,
+					  shared_contents(0, WAY_RETIRED));
 		}
 		spin_unlock(&pool_lock);
 	} while (!entry && add_block());
@@ -124,7 +125,7 @@ void pool_give(struct shared_entry *entry)
 	bool empty;
 
 	spin_lock(&pool_lock);
-	WRITE_ONCE(entry->key, shared_key(0, block->free, WAY_FREE));
+	WRITE_ONCE(entry->key.contents, shared_contents(block->free, WAY_FREE));
 	block->free = entry - block->entries;
 	if (block->used == BLOCK_ENTRIES)
 		list_add(&block->partial, &partial);

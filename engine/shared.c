@@ -8,8 +8,8 @@
  * is gone is dropped by whoever comes upon it.
  *
  * The key is the domain, the fingerprint and a number, the way: pages of different contents that
- * happen to have one fingerprint take the ways 0, 1, 2 and 3, and a lookup compares
- * contents. More are not shared: that many alike are not chance.
+ * happen to have one fingerprint take the ways 0, 1, 2 and so on, and a lookup compares
+ * contents. More than INDEX_TRIES are not shared: that many alike are not chance.
  *
  * A page with as many references as KSMDEV_MAX_SHARING allows is full. It goes from the
  * table, so that no lookup finds it, and its entry stays, to be counted. A page with a memory
@@ -38,24 +38,26 @@ MODULE_PARM_DESC(max_kernel_pages,
 
 static u32 key_hash(const void *data, u32 len, u32 seed)
 {
-	const u64 *key = data;
+	const struct shared_key *key = data;
 
-	return hash_64(*key ^ seed, 32);
+	/* The fingerprint is a hash of the domain, too. */
+	return hash_64(key->contents ^ seed, 32);
 }
 
-/* memcmp(), which the table would take, is slow for one word. */
+/* memcmp(), which the table would take, is slow for two words. */
 static int key_differs(struct rhashtable_compare_arg *arg, const void *object)
 {
 	const struct shared_entry *entry = object;
-	const u64 *key = arg->key;
+	const struct shared_key *key = arg->key;
 
-	return *key != READ_ONCE(entry->key);
+	return key->contents != READ_ONCE(entry->key.contents) ||
+	       key->domain != READ_ONCE(entry->key.domain);
 }
 
 static const struct rhashtable_params shared_params = {
 	.head_offset = offsetof(struct shared_entry, node),
 	.key_offset = offsetof(struct shared_entry, key),
-	.key_len = sizeof(u64),
+	.key_len = sizeof(struct shared_key),
 	.hashfn = key_hash,
 	.obj_cmpfn = key_differs,
 	.automatic_shrinking = true,
@@ -116,7 +118,7 @@ static void retire_locked(struct shared_entry *entry)
 	if (!is_found(entry))
 		return;
 	rhashtable_remove_fast(&shared_table, &entry->node, shared_params);
-	WRITE_ONCE(entry->key, shared_key_with(entry->key, WAY_RETIRED));
+	WRITE_ONCE(entry->key.contents, shared_contents_with(entry->key.contents, WAY_RETIRED));
 }
 
 static void shared_retire(struct page *page)
@@ -132,8 +134,12 @@ static void shared_retire(struct page *page)
 }
 
 /* The page with a key, with a reference; NULL if there is no such entry; or an error. */
-static struct page *lookup(u64 key)
+static struct page *lookup(struct domain *domain, u64 fingerprint, u32 way)
 {
+	struct shared_key key = {
+		.contents = shared_contents(fingerprint, way),
+		.domain = domain->id,
+	};
 	struct shared_entry *entry;
 	struct page *page = NULL;
 	int err;
@@ -146,7 +152,8 @@ static struct page *lookup(u64 key)
 		if (err == -ENOENT)
 			shared_drop_stale(entry);
 		/* The entry may have been used again, for a page that is another domain's. */
-		if (!err && READ_ONCE(entry->key) != key) {
+		if (!err && (READ_ONCE(entry->key.contents) != key.contents ||
+			     READ_ONCE(entry->key.domain) != key.domain)) {
 			put_page(page);
 			err = -EBUSY;
 		}
@@ -158,9 +165,10 @@ static struct page *lookup(u64 key)
 }
 
 /* A page with a memory error must not be read. */
-static bool may_equal(struct page *page, struct page *like)
+static bool may_equal(struct page *page, struct page *like, bool whole)
 {
-	return PageHWPoison(page) || ksmdev_pages_identical(page, like);
+	return PageHWPoison(page) || (whole ? ksmdev_pages_identical(page, like) :
+					      pages_resemble(page, like));
 }
 
 /* Can a page that was looked up take another mapping? */
@@ -172,28 +180,19 @@ static bool has_room(struct page *page)
 	return false;
 }
 
-/**
- * shared_find() - a shared page that may equal a page
- * @domain: whose the page is
- * @fingerprint: what it hashes to
- * @like: the page, to be compared with; the caller holds a reference. NULL: who has the
- *	fingerprint will do
- *
- * Context: Any.
- * Return: the shared page with a reference; NULL if there is none with room.
- */
-struct page *shared_find(struct domain *domain, u32 fingerprint, struct page *like)
+/* A shared page with a fingerprint that may equal a page. */
+static struct page *find(struct domain *domain, u64 fingerprint, struct page *like, bool whole)
 {
 	struct page *page;
 	u32 way;
 
 	for (way = 0; way < INDEX_TRIES; way++) {
-		page = lookup(shared_key(domain->id, fingerprint, way));
+		page = lookup(domain, fingerprint, way);
 		if (!page)
 			break;
 		if (IS_ERR(page))
 			continue;
-		if ((!like || may_equal(page, like)) && has_room(page))
+		if (may_equal(page, like, whole) && has_room(page))
 			return page;
 		put_page(page);
 	}
@@ -201,16 +200,37 @@ struct page *shared_find(struct domain *domain, u32 fingerprint, struct page *li
 }
 
 /**
- * shared_known() - is there a shared page of a fingerprint
- * @domain: of this domain
- * @fingerprint: the fingerprint
+ * shared_find() - a shared page that may equal a page
+ * @domain: whose the page is
+ * @fingerprint: what it is found by
+ * @sample: what those that equal it were found by before its sample was marked; or the same
+ * @like: the page, to be compared with; the caller holds a reference
+ * @whole: compare all of it; or who has the fingerprint and the same sample will do
+ *
+ * Context: Any.
+ * Return: the shared page with a reference; NULL if there is none with room.
+ */
+struct page *shared_find(struct domain *domain, u64 fingerprint, u64 sample, struct page *like,
+			 bool whole)
+{
+	struct page *page = find(domain, fingerprint, like, whole);
+
+	if (!page && sample != fingerprint)
+		page = find(domain, sample, like, true);
+	return page;
+}
+
+/**
+ * shared_known() - is there a shared page that may equal a page
+ * @domain: whose the page is
+ * @fingerprint: what it is found by
  *
  * Context: Any; for a hint.
- * Return: true if there is one, of whatever contents.
+ * Return: true if one has the fingerprint, of whatever contents.
  */
-bool shared_known(struct domain *domain, u32 fingerprint)
+bool shared_known(struct domain *domain, u64 fingerprint)
 {
-	struct page *page = lookup(shared_key(domain->id, fingerprint, 0));
+	struct page *page = lookup(domain, fingerprint, 0);
 
 	if (IS_ERR_OR_NULL(page))
 		return false;
@@ -221,9 +241,11 @@ bool shared_known(struct domain *domain, u32 fingerprint)
 /*
  * Put a page's entry into the table.
  * Return: the page; or another of the same contents, as another scan was faster, with
- * a reference; NULL if there is no memory or no way left.
+ * a reference; NULL if there is no memory or no way left. @alike is set if there is one that has
+ * the same sample and is another.
  */
-static struct page *insert(struct shared_entry *entry, struct domain *domain, u32 fingerprint)
+static struct page *insert(struct shared_entry *entry, struct domain *domain, u64 fingerprint,
+			   bool *alike)
 {
 	struct page *page = entry->page, *other, *result = NULL;
 	struct shared_entry *old;
@@ -231,8 +253,9 @@ static struct page *insert(struct shared_entry *entry, struct domain *domain, u3
 	int err;
 
 	spin_lock(&shared_lock);
+	WRITE_ONCE(entry->key.domain, domain->id);
 	while (way < INDEX_TRIES && !result) {
-		WRITE_ONCE(entry->key, shared_key(domain->id, fingerprint, way));
+		WRITE_ONCE(entry->key.contents, shared_contents(fingerprint, way));
 		old = rhashtable_lookup_get_insert_fast(&shared_table, &entry->node,
 							shared_params);
 		if (!old)
@@ -248,17 +271,20 @@ static struct page *insert(struct shared_entry *entry, struct domain *domain, u3
 			drop_locked(old);
 			continue;
 		}
-		if (PageHWPoison(other))
+		if (PageHWPoison(other)) {
 			retire_locked(old);
-		else if (ksmdev_pages_identical(page, other))
+		} else if (ksmdev_pages_identical(page, other)) {
 			result = other;
-		else
+		} else {
+			*alike |= pages_alike(page, other);
 			way++;
+		}
 		if (!result)
 			put_page(other);
 	}
 	if (result != page)
-		WRITE_ONCE(entry->key, shared_key_with(entry->key, WAY_RETIRED));
+		WRITE_ONCE(entry->key.contents,
+			   shared_contents_with(entry->key.contents, WAY_RETIRED));
 	spin_unlock(&shared_lock);
 	return result;
 }
@@ -304,6 +330,8 @@ struct page *shared_create(struct region *region, struct page *from)
 	struct shared_entry *entry = NULL;
 	struct page *page, *in_table;
 	struct charge charge;
+	bool alike = false;
+	u64 fingerprint;
 
 	if (!reserve())
 		return NULL;
@@ -318,7 +346,11 @@ struct page *shared_create(struct region *region, struct page *from)
 			put_page(page);
 		return NULL;
 	}
-	in_table = insert(entry, region->domain, hash_page(page, region->domain->id));
+	fingerprint = fingerprint_page(region->domain, page);
+	in_table = insert(entry, region->domain, fingerprint, &alike);
+	/* So that no more of them come to have this fingerprint. */
+	if (alike)
+		sample_mark(region->domain, region->mm, page, fingerprint);
 	if (in_table == page)
 		return page;
 	/* Without our reference a sweep may drop the entry, too. */

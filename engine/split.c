@@ -41,14 +41,34 @@ static bool has_vote(struct chunk *chunk, unsigned int nr)
 	return chunk_has_slot(chunk, nr) && chunk_slot(chunk, nr)->vote;
 }
 
-/* What speaks for a page's vote, as far as the indexes know. */
-static bool has_partner(struct chunk *chunk, unsigned int nr)
+/* The page of the folio that a slot is of. */
+static struct page *page_at(const struct splitter *splitter, unsigned int nr)
 {
-	u32 fingerprint = chunk_slot(chunk, nr)->fingerprint, numbers[INDEX_TRIES];
-	struct domain *domain = chunk->region->domain;
+	return splitter->kept + nr - splitter->nr;
+}
 
-	return fingerprint == domain->zero || index_find(chunk, nr, false, numbers) ||
-	       shared_known(domain, fingerprint);
+/* What speaks for a page's vote, as far as the indexes know. */
+static bool has_partner(const struct splitter *splitter, unsigned int nr)
+{
+	struct chunk *chunk = splitter->chunk;
+	struct domain *domain = chunk->region->domain;
+	struct page *page = page_at(splitter, nr), *kpage;
+	u32 numbers[INDEX_TRIES];
+	u64 fingerprint, sample;
+
+	if (!chunk_has_fingerprint(chunk, nr) || PageHWPoison(page))
+		return false;
+	fingerprint = chunk_fingerprint(chunk, nr);
+	if (fingerprint == domain->zero || index_find(chunk, nr, false, numbers) ||
+	    shared_known(domain, fingerprint))
+		return true;
+	if (!sample_of_marked(domain, page, &sample) || sample == fingerprint)
+		return false;
+	/* Of those that are found by the sample few equal it. */
+	kpage = shared_find(domain, sample, sample, page, true);
+	if (kpage)
+		put_page(kpage);
+	return kpage || index_find_like(domain, sample, numbers);
 }
 
 static bool enough(unsigned int votes, unsigned int nr)
@@ -58,8 +78,9 @@ static bool enough(unsigned int votes, unsigned int nr)
 }
 
 /* Do the votes pay for a split? Those of partners that are gone do not count. */
-static bool votes_enough(struct chunk *chunk, unsigned int first, unsigned int last)
+static bool votes_enough(const struct splitter *splitter, unsigned int first, unsigned int last)
 {
+	struct chunk *chunk = splitter->chunk;
 	unsigned int nr, votes = 0;
 
 	for (nr = first; nr < last; nr++)
@@ -70,7 +91,7 @@ static bool votes_enough(struct chunk *chunk, unsigned int first, unsigned int l
 	for (nr = first; nr < last; nr++) {
 		if (!has_vote(chunk, nr))
 			continue;
-		if (has_partner(chunk, nr))
+		if (has_partner(splitter, nr))
 			votes++;
 		else
 			chunk_slot(chunk, nr)->vote = false;
@@ -98,7 +119,7 @@ static bool may_split(struct splitter *splitter, unsigned int first, unsigned in
 
 	if (again && now < chunk->keep_until)
 		return false;
-	if (!votes_enough(chunk, first, last))
+	if (!votes_enough(splitter, first, last))
 		return false;
 	if (!again || chunk->keep_until)
 		return true;
@@ -112,10 +133,13 @@ static bool may_split(struct splitter *splitter, unsigned int first, unsigned in
 static struct page *shared_like(struct splitter *splitter, unsigned int nr)
 {
 	struct chunk *chunk = splitter->chunk;
-	struct page *page = splitter->kept + nr - splitter->nr;
-	struct page *kpage = shared_find(chunk->region->domain,
-					 chunk_slot(chunk, nr)->fingerprint, page);
+	struct page *page = page_at(splitter, nr);
+	struct domain *domain = chunk->region->domain;
+	u64 fingerprint = chunk_fingerprint(chunk, nr), sample = fingerprint;
+	struct page *kpage;
 
+	sample_of_marked(domain, page, &sample);
+	kpage = shared_find(domain, fingerprint, sample, page, true);
 	if (!kpage && sweep_room())
 		kpage = shared_create(chunk->region, page);
 	return kpage;

@@ -19,6 +19,7 @@
 #include "../include/compat.h"
 #include "../include/engine.h"
 #include "../include/entry.h"
+#include "../include/hash.h"
 #include "../include/index.h"
 #include "../include/mm.h"
 #include "../include/shared.h"
@@ -172,7 +173,7 @@ static void tell(void)
 	regions_totals(&new.regions);
 	new.kernel_pages = shared_count();
 	new.metadata = new.regions.metadata + index_bytes() + shared_table_bytes() +
-		       pool_blocks() * PAGE_SIZE;
+		       pool_blocks() * PAGE_SIZE + samples_bytes();
 	spin_lock(&last_lock);
 	new.shared = last.shared;
 	new.sharing = last.sharing;

@@ -19,7 +19,7 @@ void regions_settle(void);
  * @pages: their length in pages
  * @slots: pages by the state in which the last scan found them
  * @scanned: pages visited
- * @skipped: of these, known and not read
+ * @skipped: of these, not read
  * @hashed: of these, read
  * @metadata: bytes of areas, regions, chunks and slots
  */

@@ -15,16 +15,26 @@
 #include "index.h"
 
 /**
+ * struct shared_key - by what a shared page is found
+ * @contents: the fingerprint, and above it the way
+ * @domain: the number of the domain
+ */
+struct shared_key {
+	u64 contents;
+	u32 domain;
+};
+
+/**
  * struct shared_entry - stands for one shared page
  * @node: in the table
- * @key: see shared_key()
+ * @key: see struct shared_key
  * @page: the page; holds no reference, see mm/kpage.c
  *
  * Its memory is an entry's, whosever, for as long as the RCU read lock is held.
  */
 struct shared_entry {
 	struct rhash_head node;
-	u64 key;
+	struct shared_key key;
 	struct page *page;
 };
 
@@ -34,24 +44,25 @@ struct shared_entry {
  */
 #define WAY_RETIRED	INDEX_TRIES
 #define WAY_FREE	(INDEX_TRIES + 1)
+#define WAY_SHIFT	58
+#define WAY_MASK	63ULL
 
-/* The domain in the upper half; the way above the fingerprint in the lower one. */
-static_assert(FINGERPRINT_BITS <= 28 && WAY_FREE < 8);
+static_assert(FINGERPRINT_BITS <= WAY_SHIFT && WAY_FREE <= WAY_MASK);
 
-static inline u64 shared_key(u32 domain, u32 fingerprint, u32 way)
+static inline u64 shared_contents(u64 fingerprint, u32 way)
 {
-	return (u64)domain << 32 | way << 28 | fingerprint;
+	return (u64)way << WAY_SHIFT | fingerprint;
 }
 
-static inline u64 shared_key_with(u64 key, u32 way)
+static inline u64 shared_contents_with(u64 contents, u32 way)
 {
-	return (key & ~(7ULL << 28)) | way << 28;
+	return (contents & ~(WAY_MASK << WAY_SHIFT)) | (u64)way << WAY_SHIFT;
 }
 
 static inline u32 shared_way(const struct shared_entry *entry)
 {
 	/* Who finds an entry in use finds its page. Pairs with pool_take(). */
-	return (u32)smp_load_acquire(&entry->key) >> 28 & 7;
+	return smp_load_acquire(&entry->key.contents) >> WAY_SHIFT & WAY_MASK;
 }
 
 /* engine/pool.c */

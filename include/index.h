@@ -11,8 +11,11 @@
 #include "hash.h"
 #include "region.h"
 
-/* How many candidates of one fingerprint are tried before giving up. */
-#define INDEX_TRIES 4
+/*
+ * How many candidates of one fingerprint are tried before giving up, and how many contents of one
+ * shared pages may have. Chance never comes to so many; a build with few bits does.
+ */
+#define INDEX_TRIES 32
 
 /* engine/index.c */
 int index_add_chunk(struct chunk *chunk, gfp_t gfp);
@@ -21,9 +24,12 @@ struct chunk *index_chunk(u32 id);
 unsigned long index_bytes(void);
 void index_resize(unsigned long slots);
 void index_move(struct chunk *chunk, struct slot *slots, unsigned int first);
-void index_insert(struct chunk *chunk, unsigned int nr);
+void index_insert(struct chunk *chunk, unsigned int nr, u32 rest);
+u32 index_rest(struct chunk *chunk, unsigned int nr);
 void index_remove(struct chunk *chunk, unsigned int nr);
 unsigned int index_find(struct chunk *chunk, unsigned int nr, bool insert,
 			u32 found[INDEX_TRIES]);
+unsigned int index_find_like(const struct domain *domain, u64 fingerprint,
+			     u32 found[INDEX_TRIES]);
 
 #endif /* KSMDEV_INDEX_H */

@@ -60,6 +60,9 @@ struct ksmdev_look {
  * @nr: which page of the page table
  * @kind: what it is, enum ksmdev_kind
  * @unchanged: its contents are those of the last time
+ * @written: it was written since; if neither, that cannot be told. Pages of a large folio may have
+ *	one dirty bit for several, so of those it never can.
+ * @watched: the next ksmdev_gather() can tell whether it was written from now on
  * @eligible: for the caller: may be merged now
  * @watch: to ksmdev_watch_writes(): make it read-only
  * @planned: for the caller: is about to be merged
@@ -67,13 +70,16 @@ struct ksmdev_look {
  * @held: for the caller: it could not be merged for no reason of its own
  * @owed: a shared page that @memcg of struct ksmdev_gather is to pay for
  * @trusted: for the caller: its fingerprint is enough to try a merge
- * @alike: for the caller: how many candidates have the same fingerprint
+ * @moved: for the caller: what it, or a candidate of it, is found by is another fingerprint now
+ * @alike: for the caller: how many candidates with the same fingerprint may equal it
  */
 struct ksmdev_found {
 	struct page *page;
 	u16 nr;
 	u8 kind;
 	bool unchanged : 1;
+	bool written : 1;
+	bool watched : 1;
 	bool eligible : 1;
 	bool watch : 1;
 	bool planned : 1;
@@ -81,6 +87,7 @@ struct ksmdev_found {
 	bool held : 1;
 	bool owed : 1;
 	bool trusted : 1;
+	bool moved : 1;
 	u8 alike;
 };
 

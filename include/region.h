@@ -41,8 +41,9 @@
 /**
  * enum slot_state - what the last scan of a page found
  * @SLOT_NONE: nothing to merge
- * @SLOT_VOLATILE: contents seen once, or they changed since
- * @SLOT_UNSHARED: contents seen unchanged and without a twin; in the index
+ * @SLOT_VOLATILE: seen once, or it changed since
+ * @SLOT_STABLE: seen unchanged; not in the index of candidates
+ * @SLOT_UNSHARED: seen unchanged and without a twin; in the index
  * @SLOT_SHARED: the page maps a shared page
  * @SLOT_ZERO: we mapped the zero page here
  * @SLOT_STATES: how many states there are
@@ -50,6 +51,7 @@
 enum slot_state {
 	SLOT_NONE,
 	SLOT_VOLATILE,
+	SLOT_STABLE,
 	SLOT_UNSHARED,
 	SLOT_SHARED,
 	SLOT_ZERO,
@@ -60,14 +62,16 @@ enum slot_state {
  * struct slot - what is known of one page
  * @state: enum slot_state
  * @vote: the page could be shared if the large folio that it is part of were split
- * @fingerprint: of the contents, in SLOT_VOLATILE and SLOT_UNSHARED; in
- *	SLOT_SHARED the scan's own mark
- * @next: number of the next slot in the same bucket of the index, 0 at the end
+ * @upper: the upper bits of the page's fingerprint, in SLOT_STABLE and SLOT_UNSHARED; of a hash
+ *	of all of it in SLOT_VOLATILE, if only that can tell whether it changes; in SLOT_SHARED the
+ *	scan's own mark
+ * @next: the rest of it; in SLOT_UNSHARED the number of the next slot in the same chain of the
+ *	index, or what its end says: see index.c
  */
 struct slot {
 	u32 state : 3;
 	u32 vote : 1;
-	u32 fingerprint : 28;
+	u32 upper : 28;
 	u32 next;
 };
 
@@ -99,7 +103,7 @@ enum region_tree {
  * @visits: how many pieces are being scanned
  * @left_mm: the process whose pieces are left in this pass where they would be waited for
  * @scanned: pages that were visited, by whoever is on this tour
- * @skipped: those of them that did not have to be read
+ * @skipped: those of them that had not changed
  * @incomplete: a piece was left, since somebody else had a lock
  * @looks: this pass looks at all shared pages
  * @looked: the last one of a domain's tour that did began then, in jiffies
@@ -122,13 +126,19 @@ struct tour {
 	unsigned long looked;
 };
 
+/* Pages for the marks of a domain: room for two million of them where a page has 4 KiB. */
+#define SAMPLE_MARK_PAGES 64
+
 /**
  * struct domain - whose memory may be shared with whose: that of one user
  * @ref: one of each region, and of each scan that is for this domain alone
  * @node: in the table of all
  * @id: in the keys of the indexes; the same domain has the same for ever
  * @chunks: how many its regions have
- * @zero: what a page of zeroes hashes to
+ * @zero: the fingerprint of a page of zeroes
+ * @zero_sample: what a sample of zeroes hashes to
+ * @marks: of samples that tell too little, see sample.c; NULL where there are none
+ * @has_marks: there are some
  * @tour: its regions
  *
  * Pages of two domains never meet: who guesses what another user's memory holds cannot have the
@@ -139,15 +149,18 @@ struct domain {
 	struct hlist_node node;
 	u32 id;
 	atomic_t chunks;
-	u32 zero;
+	u64 zero;
+	u64 zero_sample;
+	unsigned long *marks[SAMPLE_MARK_PAGES];
+	bool has_marks;
 	struct tour tour;
 };
 
 /**
  * struct ksmdev_counters - what an area counts
- * @slots: how many slots are in each state
+ * @slots: how many slots are in each state; SLOT_STABLE counts as SLOT_VOLATILE
  * @scanned: pages visited
- * @skipped: pages visited whose contents were not read, being known
+ * @skipped: pages visited whose contents were not read: known, or just written
  * @hashed: pages visited whose contents were read
  * @metadata: bytes that the area's regions, chunks and slots take
  */
@@ -276,6 +289,21 @@ static inline struct slot *chunk_slot(const struct chunk *chunk, unsigned int nr
 }
 
 /**
+ * chunk_has_fingerprint() - does a slot say what its page is found by
+ * @chunk: the chunk
+ * @nr: which slot, of its window
+ *
+ * Context: @chunk->lock held.
+ * Return: true if so: the page was seen unchanged.
+ */
+static inline bool chunk_has_fingerprint(const struct chunk *chunk, unsigned int nr)
+{
+	const struct slot *slot = chunk_slot(chunk, nr);
+
+	return slot->state == SLOT_STABLE || slot->state == SLOT_UNSHARED;
+}
+
+/**
  * chunk_seen() - what mm/watch.c remembers of a page
  * @chunk: the chunk
  * @nr: which page of the page table; in the window
@@ -332,7 +360,8 @@ struct chunk *chunk_create(struct region *region, unsigned long addr, unsigned i
 bool chunk_grow(struct chunk *chunk, unsigned int low, unsigned int high);
 struct chunk *chunk_by_id(u32 id);
 void chunk_put(struct chunk *chunk);
-void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u32 fingerprint);
+void chunk_set(struct chunk *chunk, unsigned int nr, enum slot_state state, u64 fingerprint);
+u64 chunk_fingerprint(struct chunk *chunk, unsigned int nr);
 void chunk_remap(struct chunk *chunk, unsigned int nr, enum slot_state state);
 unsigned int chunk_candidates(struct chunk *chunk, unsigned int nr, u32 *found);
 unsigned long region_known_from(struct region *region, unsigned long addr);

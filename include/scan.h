@@ -27,17 +27,26 @@
  */
 #define MERGE_BATCH 64
 
-/* In the fingerprint of a SLOT_SHARED slot: nobody else mapped the page last time. */
+/* How many candidates may equal each other. One more that cannot be merged is of no use. */
+#define ALIKE_MAX 4
+
+/* How many candidates are looked up together; those of one page at least. */
+#define WANTS_MAX (4 * MERGE_BATCH)
+static_assert(WANTS_MAX >= 2 * INDEX_TRIES);
+
+/* In the upper bits of a SLOT_SHARED slot: nobody else mapped the page last time. */
 #define SHARED_SINGLE 1
 
 /**
  * struct want - a candidate that may equal a page
  * @slot: its number
  * @found: the page, in the list of those that were found
+ * @whole: what they have in common is a sample that tells too little: compare all of them first
  */
 struct want {
 	u32 slot;
 	u16 found;
+	bool whole;
 };
 
 /**
@@ -134,9 +143,9 @@ struct ksmdev_scan {
 	struct ksmdev_mapping map[MERGE_BATCH];
 	unsigned int nr_maps;
 	unsigned int planned;
-	struct want want[MERGE_BATCH * INDEX_TRIES];
+	struct want want[WANTS_MAX];
 	unsigned int nr_wants;
-	struct ksmdev_mapping candidate[MERGE_BATCH * INDEX_TRIES];
+	struct ksmdev_mapping candidate[WANTS_MAX];
 	struct ksmdev_mapping pair[MERGE_BATCH];
 	struct due due[CHUNK_SLOTS];
 	unsigned int nr_due;

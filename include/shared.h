@@ -13,8 +13,9 @@
 /* engine/shared.c */
 extern unsigned long ksmdev_max_kernel_pages;
 
-struct page *shared_find(struct domain *domain, u32 fingerprint, struct page *like);
-bool shared_known(struct domain *domain, u32 fingerprint);
+struct page *shared_find(struct domain *domain, u64 fingerprint, u64 sample, struct page *like,
+			 bool whole);
+bool shared_known(struct domain *domain, u64 fingerprint);
 struct page *shared_create(struct region *region, struct page *from);
 void shared_lost_mapper(void);
 bool shared_lost_mappers(void);

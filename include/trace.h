@@ -43,19 +43,19 @@ TRACE_EVENT(ksmdev_scan_end,
 
 /* A page's contents were read by a scan. */
 TRACE_EVENT(ksmdev_hash,
-	TP_PROTO(struct mm_struct *mm, unsigned long addr, u32 fingerprint),
+	TP_PROTO(struct mm_struct *mm, unsigned long addr, u64 fingerprint),
 	TP_ARGS(mm, addr, fingerprint),
 	TP_STRUCT__entry(
 		__field(void *, mm)
 		__field(unsigned long, addr)
-		__field(u32, fingerprint)
+		__field(u64, fingerprint)
 	),
 	TP_fast_assign(
 		__entry->mm = mm;
 		__entry->addr = addr;
 		__entry->fingerprint = fingerprint;
 	),
-	TP_printk("mm=%p addr=0x%lx fingerprint=0x%x",
+	TP_printk("mm=%p addr=0x%lx fingerprint=0x%llx",
 		  __entry->mm, __entry->addr, __entry->fingerprint)
 );
 

@@ -33,12 +33,18 @@ static u16 tag_of(unsigned long pfn)
 	return (pfn ^ pfn >> 11) & KSMDEV_SEEN_TAG;
 }
 
-/* Do the contents of a present page tell the same as the last time, as far as its mm can tell? */
-static bool clean(u16 seen, unsigned long pfn, bool dirty)
+/* Is a present page that of the last time, and would a write since then have left a trace? */
+static bool is_watched(u16 seen, unsigned long pfn)
 {
 	const u16 mask = KSMDEV_SEEN_CLEAN | KSMDEV_SEEN_TAG;
 
-	return !dirty && (seen & mask) == (KSMDEV_SEEN_CLEAN | tag_of(pfn));
+	return (seen & mask) == (KSMDEV_SEEN_CLEAN | tag_of(pfn));
+}
+
+/* Do the contents of a present page tell the same as the last time, as far as its mm can tell? */
+static bool clean(u16 seen, unsigned long pfn, bool dirty)
+{
+	return !dirty && is_watched(seen, pfn);
 }
 
 /* And as far as a secondary MMU can tell? */
@@ -126,7 +132,7 @@ static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
 	for (; nr < last_nr; nr++) {
 		pte_t pte = table ? ptep_get(table + nr) : __pte(0);
 		const u16 was = seen[nr];
-		bool same, dirty, zero;
+		bool same, dirty, zero, alone;
 
 		if (!pte_present(pte)) {
 			n += report_none(nr, seen, &found[n]);
@@ -158,9 +164,14 @@ static unsigned int gather_table(struct vm_area_struct *vma, unsigned long addr,
 			last = addr + PAGE_SIZE;
 			dirty = false;
 		}
-		if (!same)
+		/* On arm64 the ptes of a large folio may have one dirty bit for several. */
+		alone = found[n].page && !PageCompound(found[n].page);
+		if (!same) {
+			found[n].written = alone && is_watched(was, pfn_for_tag(pte));
 			seen[nr] = seen_now(pte_pfn(pte), dirty, compat_pte_may_write(pte),
 					    notified);
+		}
+		found[n].watched = alone && seen[nr] & KSMDEV_SEEN_CLEAN;
 		n++;
 	}
 	if (last)

@@ -2,8 +2,8 @@
 /*
  * hash_test.c - pages are told apart by all their bytes, whatever their hashes say
  *
- * Pages that differ in one byte or one bit, contents made to deceive the hash, and so many
- * contents that some fingerprints are equal by chance. Proven by page frame numbers.
+ * Pages that differ in one byte or one bit, and contents made to deceive the hash. Proven by page
+ * frame numbers. Fingerprints that are equal by chance are in collisions_test.c.
  */
 #include <string.h>
 #include <unistd.h>
@@ -164,8 +164,8 @@ FIXTURE_TEARDOWN(deceit)
 }
 
 /*
- * Each page has a twin and finds it. Where the hash is deceived, a few do: one page a
- * hash can be found, and few candidates are tried.
+ * Each page has a twin and finds it. Where the hash is deceived, a few do: some pages of a
+ * hash can be found, and as many candidates are tried.
  */
 TEST_F(deceit, twins_find_each_other)
 {
@@ -183,26 +183,6 @@ TEST_F(deceit, twins_find_each_other)
 	EXPECT_STATS(PAGES, PAGES, 0, 0, 0);
 	EXPECT_EQ(memcmp(a, want, PAGES * PGSZ), 0);
 	EXPECT_EQ(memcmp(b, want, PAGES * PGSZ), 0);
-}
-
-/*
- * So many contents that about eight pairs of them have one fingerprint of 28 bits; that
- * there is none happens once in 3000 runs (with pages of 16 KiB often, as there are fewer). A page is merged by its fingerprint alone
- * at first, finds that its partner is the wrong one, and must find the right one then.
- */
-TEST_F(device, chance_collisions)
-{
-	enum { PAGES = (256 << 20) / PGSZ };
-	char *a = ksm_mmap(PAGES), *b = ksm_mmap(PAGES);
-
-	ksm_fill(a, PAGES, 7);
-	ksm_fill(b, PAGES, 7);
-	ASSERT_EQ(ksm_register(self->area, a, PAGES), 0);
-	ASSERT_EQ(ksm_register(self->area, b, PAGES), 0);
-	ksm_merge_held(&self->k);
-	EXPECT_STATS(PAGES, PAGES, 0, 0, 0);
-	EXPECT_EQ(ksm_wrong(a, PAGES, 7), 0);
-	EXPECT_EQ(ksm_wrong(b, PAGES, 7), 0);
 }
 
 TEST_HARNESS_MAIN

@@ -391,7 +391,7 @@ TEST_F(device, budget_is_kept)
 	double little, much;
 	struct churn c;
 
-	churn_begin(&c, 16384);
+	churn_begin(&c, 32768);
 	ASSERT_EQ(0, ksm_register(self->area, c.mem, c.npages));
 	for (int i = 0; i < 2; i++) {
 		ASSERT_EQ(0, ksm_set_pace(self->k.dev, 10, threads[i]));

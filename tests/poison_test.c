@@ -198,7 +198,8 @@ TEST_F(poison, nobody_else_gets_it)
 
 /*
  * Not for equals, nor to copy it, by a call or by a pass; the page beside it is. The call comes
- * first: it compares, where a pass trusts the fingerprint, and soon nothing will lead to that page.
+ * first: it compares all of a page, where a pass compares a sample, in which these bytes may not be;
+ * and soon nothing will lead to that page.
  */
 TEST_F(poison, never_read)
 {

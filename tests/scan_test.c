@@ -42,7 +42,7 @@ static void set_alarm(unsigned int usec)
  */
 TEST_F(device, interrupted)
 {
-	const size_t n = 4096;
+	const size_t n = 8192;
 	struct ksm_user_scan s = { .pages_to_scan = UINT32_MAX };
 	char *mem = ksm_mmap(2 * n);
 	long long scanned, start, passes;

@@ -61,19 +61,24 @@ TEST_F(watch, clean_pages_are_not_read)
 	ksm_pfns(0, buf, PAGES, before);
 	ASSERT_EQ(ksm_register(self->area, buf, PAGES), 0);
 
-	/* New: each is read once. */
+	/* New: it may be written all the time. */
 	COUNT_ANEW();
 	ksm_passes(&self->k, 1);
+	EXPECT_EQ(HASHED(), 0);
+	EXPECT_EQ(SKIPPED(), PAGES);
+	EXPECT_EQ(traced(buf, PAGES, NULL), 0);
+	EXPECT_STATS(0, 0, 0, PAGES, 0);
+
+	/* Not written: each is read once, and is a candidate. */
+	ksm_passes(&self->k, 1);
 	EXPECT_EQ(HASHED(), PAGES);
-	EXPECT_EQ(SKIPPED(), 0);
 	EXPECT_EQ(traced(buf, PAGES, times), PAGES);
 	for (int i = 0; i < PAGES; i++)
 		other += times[i] != 1;
 	EXPECT_EQ(other, 0);
-	EXPECT_STATS(0, 0, 0, PAGES, 0);
+	EXPECT_STATS(0, 0, PAGES, 0, 0);
 
-	/* The second look makes candidates of them without reading. */
-	for (int pass = 1; pass < 8; pass++) {
+	for (int pass = 2; pass < 8; pass++) {
 		COUNT_ANEW();
 		ksm_passes(&self->k, 1);
 		EXPECT_LE(HASHED(), chunks);
@@ -118,7 +123,7 @@ TEST_F(watch, merged_pages_are_not_read)
 	EXPECT_STATS(N, N, 0, 0, N);
 }
 
-/* Only the pages that are written are read, whatever is written. */
+/* Only the pages that were written are read, whatever was written, and not before that has ended. */
 TEST_F(watch, only_what_was_written)
 {
 	enum { PAGES = 300 };
@@ -135,31 +140,28 @@ TEST_F(watch, only_what_was_written)
 	/* One byte, which is at another place in each. */
 	for (int i = 0; i < PAGES; i += 3)
 		ksm_page(buf, i)[i * 13]++;
-	COUNT_ANEW();
-	ksm_passes(&self->k, 1);
-	EXPECT_LE(HASHED(), PAGES / 3 + chunks);
-	EXPECT_EQ(SKIPPED(), PAGES - HASHED());
-	EXPECT_EQ((long long)traced(buf, PAGES, times), HASHED());
-	for (int i = 0; i < PAGES; i += 3)
-		other += times[i] != 1;
-	EXPECT_EQ(other, 0);
-	EXPECT_STATS(0, 0, PAGES - PAGES / 3, PAGES / 3, 0);
-	ksm_passes(&self->k, 2);
-	EXPECT_STATS(0, 0, PAGES, 0, 0);
+	for (int same = 0; same < 2; same++) {
+		COUNT_ANEW();
+		ksm_passes(&self->k, 1);
+		EXPECT_LE(HASHED(), chunks);
+		EXPECT_EQ(SKIPPED(), PAGES - HASHED());
+		EXPECT_STATS(0, 0, PAGES - PAGES / 3, PAGES / 3, 0);
+		COUNT_ANEW();
+		ksm_passes(&self->k, 1);
+		EXPECT_LE(HASHED(), PAGES / 3 + chunks);
+		EXPECT_EQ(SKIPPED(), PAGES - HASHED());
+		EXPECT_EQ((long long)traced(buf, PAGES, times), HASHED());
+		for (int i = 0; i < PAGES; i += 3)
+			other += times[i] != 1;
+		EXPECT_EQ(other, 0);
+		EXPECT_STATS(0, 0, PAGES, 0, 0);
 
-	/* The same contents as before: read, and found to be what they were. */
-	for (int i = 0; i < PAGES; i += 3) {
-		memcpy(copy, ksm_page(buf, i), PGSZ);
-		memcpy(ksm_page(buf, i), copy, PGSZ);
+		/* The same contents as before are a write, too. */
+		for (int i = 0; i < PAGES; i += 3) {
+			memcpy(copy, ksm_page(buf, i), PGSZ);
+			memcpy(ksm_page(buf, i), copy, PGSZ);
+		}
 	}
-	COUNT_ANEW();
-	ksm_passes(&self->k, 1);
-	EXPECT_LE(HASHED(), PAGES / 3 + chunks);
-	traced(buf, PAGES, times);
-	for (int i = 0; i < PAGES; i += 3)
-		other += times[i] != 1;
-	EXPECT_EQ(other, 0);
-	EXPECT_STATS(0, 0, PAGES, 0, 0);
 }
 
 /*
@@ -243,6 +245,9 @@ TEST_F(watch, equal_pages_that_are_held)
 
 /* ---- a processor that remembers that the pte is dirty ---- */
 
+/* A change in each cache line is one in any sample. */
+#define LINE_WORDS 8
+
 struct warm {
 	volatile uint64_t *word;
 	_Atomic int stop;
@@ -255,7 +260,8 @@ static void *warm_main(void *arg)
 	ksm_use_cpu(1);
 	/* Nothing but this page, so that its translation stays in the TLB. */
 	while (!w->stop)
-		++*w->word;
+		for (size_t i = 0; i < PGSZ / sizeof(*w->word); i += LINE_WORDS)
+			++w->word[i];
 	return NULL;
 }
 
@@ -263,12 +269,11 @@ static void *warm_main(void *arg)
  * A thread on another processor writes to one page all the time, and to nothing
  * else. If the pte is cleaned behind its back it goes on writing through its
  * TLB, and no dirty bit tells.
- * Return: after how many of @rounds passes its page was not read.
+ * Return: after how many of @rounds passes no page was known to change.
  */
 static size_t count_missed(const struct ksm *k, char *addr, int rounds)
 {
 	struct warm w = { .word = (uint64_t *)addr };
-	unsigned char times[1];
 	size_t missed = 0;
 	pthread_t thread;
 
@@ -281,9 +286,8 @@ static size_t count_missed(const struct ksm *k, char *addr, int rounds)
 		/* It has written since the last pass. */
 		while (*w.word < seen + 10000)
 			;
-		trace_clear();
 		ksm_passes(k, 1);
-		missed += !traced(addr, 1, times);
+		missed += !ksm_stat("pages_volatile");
 	}
 	w.stop = 1;
 	pthread_join(thread, NULL);

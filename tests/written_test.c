@@ -23,6 +23,8 @@
 #define N 64
 #define HUGE_PAGES	KSM_HUGE_PAGES
 
+#define SYSFS "/sys/class/misc/ksm/"
+
 /* Fills @to, N pages that were found clean, with pattern @seed. */
 typedef void (*write_fn)(char *to, uint64_t seed);
 
@@ -225,7 +227,8 @@ TEST_F(written, is_found)
 		EXPECT_STATS(0, 0, 2 * N, 0, 0);
 		trace_clear();
 		variant->write(a, seed);
-		ksm_passes(&self->k, 1);
+		/* In the first one it may still be written. */
+		ksm_passes(&self->k, 2);
 		traced(a, N, times);
 		for (int i = 0; i < N; i++)
 			unread += !times[i];
@@ -266,9 +269,11 @@ TEST_F(watch, failed_merge_forgets_no_write)
 
 	ksm_fill(first, N, 16);
 	ksm_passes(&self->k, 1);
-	ksm_fill(second, N, 17);
+	/* Each in another cache line: most look the same to a sample, whatever that is. */
+	for (int i = 0; i < N; i++)
+		ksm_page(second, i)[i * 64 % PGSZ]++;
 	trace_clear();
-	ksm_passes(&self->k, 1);
+	ksm_passes(&self->k, 2);
 	traced(second, N, times);
 	for (int i = 0; i < N; i++)
 		unread += !times[i];
@@ -276,7 +281,7 @@ TEST_F(watch, failed_merge_forgets_no_write)
 	/* Protected, or all this shows nothing. */
 	faults = ksm_minflt();
 	ksm_fill(second, N, 17);
-	EXPECT_EQ(ksm_minflt() - faults, N);
+	EXPECT_GE(ksm_minflt() - faults, N / 2);
 	ksm_passes(&self->k, PASSES);
 	EXPECT_EQ(ksm_same_frames(0, second, 0, other, N), N);
 	EXPECT_EQ(ksm_wrong(first, N, 16), 0);
@@ -290,18 +295,20 @@ TEST_F(watch, failed_merge_forgets_no_write)
  */
 TEST_F(watch, merged_as_what_they_were)
 {
-	char *first = ksm_mmap(N), *second = ksm_mmap(N), *third = ksm_mmap(N);
+	char *first = ksm_mmap(N), *second = ksm_mmap(N), *third = ksm_mmap(N), text[32];
 
 	ksm_fill(first, N, 18);
-	ksm_fill(second, N, 19);
+	ksm_fill(second, N, 18);
 	ASSERT_EQ(ksm_register(self->area, first, N), 0);
 	ASSERT_EQ(ksm_register(self->area, second, N), 0);
+	/* Read as equals, and not to be merged before they are something else. */
+	snprintf(text, sizeof(text), "%lld", ksm_stat("max_kernel_pages"));
+	ASSERT_EQ(ksm_write_file(SYSFS "max_kernel_pages", "0"), 0);
 	ksm_passes(&self->k, PASSES);
-	ksm_fill(second, N, 18);
-	ksm_passes(&self->k, 1);
 	EXPECT_STATS(0, 0, N, N, 0);
 	write_vm_writev(first, 20);
 	write_vm_writev(second, 20);
+	ASSERT_EQ(ksm_write_file(SYSFS "max_kernel_pages", text), 0);
 	ksm_passes(&self->k, 1);
 	/* Or this shows nothing. A page of each may have been read as it was its turn. */
 	EXPECT_GE(ksm_same_frames(0, first, 0, second, N), N - 2);
@@ -383,7 +390,7 @@ TEST_F(watch, unmerged_pages_are_read)
 			ksm_fill(b, PAGES, 26);
 		else
 			ASSERT_EQ(ksm_unmerge(self->area), 0);
-		ksm_passes(&self->k, round % 2 ? 6 : 1);
+		ksm_passes(&self->k, round % 2 ? 6 : 2);
 		traced(a, PAGES, times);
 		for (int i = 0; i < PAGES; i++)
 			unread += !times[i];

@@ -53,7 +53,7 @@ static u64 do_xxh64(const void *page, const void *next)
 	return xxh64(page, PAGE_SIZE, 42);
 }
 
-/* As engine/hash.c does it. */
+/* As engine/hash.c does it, of all of a page. */
 static u64 do_nh(const void *page, const void *next)
 {
 	static const siphash_key_t key = { { 42, 43 } };

@@ -28,7 +28,7 @@ struct twin {
 	struct chunk *chunk;
 	unsigned int id, first, count;
 	u8 state[CHUNK_SLOTS];
-	u32 fingerprint[CHUNK_SLOTS];
+	u64 fingerprint[CHUNK_SLOTS];
 	u16 seen[CHUNK_SLOTS];
 };
 
@@ -61,12 +61,12 @@ void shared_lost_mapper(void)
 {
 }
 
-/* In the smallest table the two upper bits do not count. */
-static u32 any_fingerprint(void)
+/* Which bucket of the smallest table it is in is said by the rest and by two of the upper bits. */
+static u64 any_fingerprint(void)
 {
 	u32 any = unit_below(16);
 
-	return (any & 3) | any >> 2 << 10;
+	return fingerprint_of((any >> 1 & 1) | any >> 2 << 2, any & 1);
 }
 
 static unsigned long address(unsigned int c)
@@ -91,7 +91,7 @@ static struct region *new_region(unsigned int r)
 	return region;
 }
 
-static void set_twin(struct twin *twin, unsigned int nr, enum slot_state state, u32 fingerprint)
+static void set_twin(struct twin *twin, unsigned int nr, enum slot_state state, u64 fingerprint)
 {
 	candidates += (state == SLOT_UNSHARED) - (twin->state[nr] == SLOT_UNSHARED);
 	twin->state[nr] = state;
@@ -119,11 +119,11 @@ static void check_window(struct twin *twin, unsigned int low, unsigned int high)
 	twin->first = chunk->first;
 	twin->count = chunk->count;
 	for (unsigned int i = 0; i < twin->count; i++) {
-		const struct slot *slot = chunk_slot(chunk, twin->first + i);
+		unsigned int nr = twin->first + i;
 
-		CHECK(slot->state == twin->state[twin->first + i]);
-		CHECK(slot->fingerprint == twin->fingerprint[twin->first + i]);
-		CHECK(*chunk_seen(chunk, twin->first + i) == twin->seen[twin->first + i]);
+		CHECK(chunk_slot(chunk, nr)->state == twin->state[nr]);
+		CHECK(chunk_fingerprint(chunk, nr) == twin->fingerprint[nr]);
+		CHECK(*chunk_seen(chunk, nr) == twin->seen[nr]);
 	}
 }
 
@@ -169,13 +169,13 @@ static unsigned int any_slot(const struct twin *twin)
 static void change(struct twin *twin)
 {
 	enum slot_state state = unit_below(2) ? unit_below(SLOT_STATES) :
-					       SLOT_VOLATILE + unit_below(2);
+					       SLOT_STABLE + unit_below(2);
 	unsigned int nr = any_slot(twin);
-	u32 fingerprint = 0;
+	u64 fingerprint = 0;
 
 	if (few && candidates >= FEW && state == SLOT_UNSHARED)
 		state = SLOT_NONE;
-	if (state == SLOT_VOLATILE || state == SLOT_UNSHARED)
+	if (state == SLOT_VOLATILE || state == SLOT_STABLE || state == SLOT_UNSHARED)
 		fingerprint = any_fingerprint();
 	mutex_lock(&twin->chunk->lock);
 	if (unit_below(4))
@@ -186,12 +186,10 @@ static void change(struct twin *twin)
 	*chunk_seen(twin->chunk, nr) = twin->seen[nr];
 	mutex_unlock(&twin->chunk->lock);
 	set_twin(twin, nr, state, state == SLOT_NONE ? 0 : fingerprint);
-	if (state == SLOT_NONE && chunk_slot(twin->chunk, nr)->fingerprint)
-		twin->fingerprint[nr] = chunk_slot(twin->chunk, nr)->fingerprint;
 }
 
 /* Whose slot has a number, and is it a candidate like this one of another? */
-static bool is_like(u32 number, const struct domain *domain, u32 fingerprint)
+static bool is_like(u32 number, const struct domain *domain, u64 fingerprint)
 {
 	for (unsigned int r = 0; r < REGIONS; r++)
 		for (unsigned int c = 0; c < CHUNKS; c++) {
@@ -206,7 +204,7 @@ static bool is_like(u32 number, const struct domain *domain, u32 fingerprint)
 	return false;
 }
 
-static unsigned int count_like(const struct domain *domain, u32 fingerprint)
+static unsigned int count_like(const struct domain *domain, u64 fingerprint)
 {
 	unsigned int n = 0;
 
@@ -221,15 +219,22 @@ static unsigned int count_like(const struct domain *domain, u32 fingerprint)
 static void ask(struct twin *twin, const struct domain *domain)
 {
 	unsigned int nr = any_slot(twin), n, like, most;
-	u32 numbers[INDEX_TRIES], fingerprint = twin->fingerprint[nr];
+	u64 fingerprint = twin->fingerprint[nr];
+	u32 numbers[INDEX_TRIES];
 	bool is_one = twin->state[nr] == SLOT_UNSHARED;
 
-	if (!is_one && twin->state[nr] != SLOT_VOLATILE)
+	if (!is_one && twin->state[nr] != SLOT_STABLE)
 		return;
 	if (few && !is_one && candidates >= FEW + 12)
 		return;
 	like = count_like(domain, fingerprint) - is_one;
 	most = like < INDEX_TRIES ? like : INDEX_TRIES;
+	CHECK(chunk_has_fingerprint(twin->chunk, nr));
+	n = index_find_like(domain, fingerprint, numbers);
+	if (candidates <= FEW + 12)
+		CHECK(n == min(like + is_one, (unsigned int)INDEX_TRIES));
+	for (unsigned int i = 0; i < n; i++)
+		CHECK(is_like(numbers[i], domain, fingerprint), "number %u", numbers[i]);
 	mutex_lock(&twin->chunk->lock);
 	n = chunk_candidates(twin->chunk, nr, numbers);
 	mutex_unlock(&twin->chunk->lock);
@@ -278,7 +283,8 @@ static void check_counters(void)
 			const struct twin *twin = &twins[r][c];
 
 			for (unsigned int i = 0; i < twin->count; i++)
-				states[twin->state[twin->first + i]]++;
+				states[twin->state[twin->first + i] == SLOT_STABLE ?
+				       SLOT_VOLATILE : twin->state[twin->first + i]]++;
 			if (twin->chunk)
 				metadata += sizeof(struct chunk) +
 					    twin->count * (sizeof(struct slot) + sizeof(u16));

@@ -47,6 +47,7 @@ typedef struct { unsigned int val; } kuid_t;
 #define GFP_SCAN		0U
 #define __GFP_NORETRY		0U
 #define __GFP_NOWARN		0U
+#define __GFP_ZERO		0U
 
 #define __read_mostly
 #define READ_ONCE(x)		(*(const volatile __typeof__(x) *)&(x))
@@ -271,6 +272,26 @@ void kfree(void *p);
 #define kzalloc(size, gfp)	unit_alloc(sizeof(long), size, gfp)
 #define kcalloc(n, size, gfp)	unit_alloc(sizeof(long), (n) * (size), gfp)
 #define kvcalloc(n, size, gfp)	unit_alloc(sizeof(long), (n) * (size), gfp)
+#define __vmalloc(size, gfp)	unit_alloc(sizeof(long), size, gfp)
+
+static inline bool test_bit(unsigned long nr, const unsigned long *bits)
+{
+	return bits[nr / (8 * sizeof(*bits))] >> nr % (8 * sizeof(*bits)) & 1;
+}
+
+static inline void set_bit(unsigned long nr, unsigned long *bits)
+{
+	bits[nr / (8 * sizeof(*bits))] |= 1UL << nr % (8 * sizeof(*bits));
+}
+
+#define cmpxchg(at, old, new) ({			\
+	__typeof__(*(at)) unit_was = *(at);		\
+							\
+	if (unit_was == (old))				\
+		*(at) = (new);				\
+	unit_was;					\
+})
+#define BITS_PER_BYTE		8
 #define get_zeroed_page(gfp)	((unsigned long)unit_alloc(PAGE_SIZE, PAGE_SIZE, gfp))
 #define free_page(addr)		kfree((void *)(addr))
 #define kvfree(p)		(unit_sleeps(), kfree(p))

@@ -3,8 +3,8 @@
  * pages.c - what mm/ offers to the indexes: shared pages, which come and go; and fingerprints
  *
  * A page that is gone is used again soon, as another one: whoever still has its address must find
- * out. What is in a page is a number; its fingerprint is the number's lowest bits, so that it is
- * known which contents collide.
+ * out. What is in a page is a number; the hash of its sample is the number's lowest bits, so that it
+ * is known which contents collide.
  */
 #include "unit.h"
 
@@ -24,11 +24,37 @@ static void read_page(const struct page *page)
 		unit_die("a page with a memory error is read");
 }
 
-u32 hash_page(struct page *page, u32 domain)
+static u64 bits_of(u32 number)
+{
+	return number & ((1ULL << FINGERPRINT_BITS) - 1);
+}
+
+u64 hash_sample(struct page *page, u32 domain)
 {
 	(void)domain;
 	read_page(page);
-	return page->content & ((1U << FINGERPRINT_BITS) - 1);
+	return bits_of(page->content);
+}
+
+/* All of it says something else. */
+u64 hash_page(struct page *page, u32 domain)
+{
+	(void)domain;
+	read_page(page);
+	return bits_of(page->content * 2654435761U >> 16);
+}
+
+/* Of a sample one bit is known that is not in its hash, and that is the first to be looked at. */
+bool pages_resemble(struct page *a, struct page *b)
+{
+	return pages_alike(a, b);
+}
+
+bool pages_alike(struct page *a, struct page *b)
+{
+	read_page(a);
+	read_page(b);
+	return !((a->content ^ b->content) & ((2ULL << FINGERPRINT_BITS) - 1));
 }
 
 bool ksmdev_pages_identical(struct page *a, struct page *b)
@@ -36,6 +62,12 @@ bool ksmdev_pages_identical(struct page *a, struct page *b)
 	read_page(a);
 	read_page(b);
 	return a->content == b->content;
+}
+
+bool ksmdev_page_is_zero(struct page *page)
+{
+	read_page(page);
+	return false;
 }
 
 bool ksmdev_kpage_alive(struct page *page, const void *owner)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * shared.c - engine/shared.c and engine/pool.c, against a list of all mappings
+ * shared.c - engine/shared.c, engine/pool.c and engine/sample.c, against a list of all mappings
  *
  * Random contents are shared in two domains, looked up, mapped until a page is full, unmapped until it
- * is gone and its memory is another page's; pages fail, are locked by others, and allocations fail.
- * Four bits of a fingerprint stand for 128 contents, so that all ways of a key are in use, and more
- * would be. What is found is compared with the list; what is not found may be behind a page that is
+ * is gone and its memory is another page's; pages fail, are locked by others, samples are marked, and
+ * allocations fail. Four bits of a fingerprint stand for 640 contents, so that all ways of a key are in
+ * use, and more would be. What is found is compared with the list; what is not found may be behind a page that is
  * gone, and is only counted, but for what must be found when nothing is in the way.
  */
 #include "unit.h"
@@ -16,7 +16,7 @@
 #include "../../include/shared.h"
 
 #define DOMAINS		2
-#define CONTENTS	128
+#define CONTENTS	640
 #define MAPPINGS	2000
 #define STEPS		300000
 #define LIMIT		40
@@ -28,10 +28,11 @@ struct mapping {
 };
 
 static struct domain domains[DOMAINS] = { { .id = 7 }, { .id = 1000 } };
+static struct mm_struct mm;
 static struct region regions[DOMAINS] = { { .domain = &domains[0] }, { .domain = &domains[1] } };
 static struct mapping mappings[MAPPINGS];
 static unsigned int nr_mappings;
-static unsigned long shared, refused, full, failed;
+static unsigned long shared, alone, refused, full, failed;
 
 /* What must be so of a page that is given out for certain contents. */
 static void check_page(struct page *page, const struct domain *domain)
@@ -57,12 +58,28 @@ static void unmap(unsigned int i)
 	mappings[i] = mappings[--nr_mappings];
 }
 
-static unsigned int fingerprint_of(u32 content)
+static struct page page_of(u32 content)
 {
-	return content & ((1U << FINGERPRINT_BITS) - 1);
+	return (struct page) { .content = content, .refs = 1 };
 }
 
-/* Is a page of these contents mapped, and no other one that hashes to the same? */
+/* May a page of these contents be found by a fingerprint? By that of its sample, or of all of it. */
+static bool has_fingerprint(u32 content, u64 fingerprint)
+{
+	struct page page = page_of(content);
+
+	return hash_sample(&page, 0) == fingerprint || hash_page(&page, 0) == fingerprint;
+}
+
+static bool may_collide(u32 a, u32 b)
+{
+	struct page page = page_of(b);
+
+	return has_fingerprint(a, hash_sample(&page, 0)) ||
+	       has_fingerprint(a, hash_page(&page, 0));
+}
+
+/* Is a page of these contents mapped, and no other one that may be found by the same? */
 static bool is_alone(const struct domain *domain, u32 content)
 {
 	bool mapped = false;
@@ -70,7 +87,7 @@ static bool is_alone(const struct domain *domain, u32 content)
 	for (unsigned int i = 0; i < nr_mappings; i++) {
 		const struct page *page = mappings[i].page;
 
-		if (mappings[i].domain != domain || fingerprint_of(page->content) != fingerprint_of(content))
+		if (mappings[i].domain != domain || !may_collide(page->content, content))
 			continue;
 		if (page->content != content || PageHWPoison(page) ||
 		    page->refs >= KSMDEV_MAX_SHARING)
@@ -80,42 +97,70 @@ static bool is_alone(const struct domain *domain, u32 content)
 	return mapped;
 }
 
-static void look_up(unsigned int d, u32 content, bool like)
+static void look_up(unsigned int d, u32 content, bool whole)
 {
-	struct page from = { .content = content, .refs = 1 };
-	bool sure = !unit_busy && is_alone(&domains[d], content), found;
-	struct page *page = shared_find(&domains[d], fingerprint_of(content), like ? &from : NULL);
+	struct page from = page_of(content);
+	u64 fingerprint = fingerprint_page(&domains[d], &from);
+	bool sure = !unit_busy && is_alone(&domains[d], content);
+	u64 sample = fingerprint;
+	struct page *page;
 
-	found = page;
-	if (found) {
-		CHECK(fingerprint_of(page->content) == fingerprint_of(content));
-		CHECK(!like || page->content == content);
+	sample_of_marked(&domains[d], &from, &sample);
+	page = shared_find(&domains[d], fingerprint, sample, &from, whole);
+	if (page) {
+		CHECK(may_collide(page->content, content));
+		CHECK(!whole || page->content == content);
+		CHECK(pages_resemble(page, &from));
 		check_page(page, &domains[d]);
-		/* Who was told that a fingerprint would do compares himself. */
+		/* Who was told that it is alike compares himself. */
 		if (page->content == content && nr_mappings < MAPPINGS)
 			map(page, &domains[d]);
 		else
 			put_page(page);
 	}
 	/* A hole of a page that is gone, before it, may hide it until somebody shares anew. */
-	shared += found;
-	refused += sure && !found;
+	shared += !!page;
+	alone += sure;
+	refused += sure && !page;
 }
 
 /* A hint: there is one of these only if one is mapped, or kept by a sweep to come. */
 static void known(unsigned int d, u32 content)
 {
-	bool is = shared_known(&domains[d], fingerprint_of(content)), mapped = false;
+	struct page from = page_of(content);
+	u64 fingerprint = fingerprint_page(&domains[d], &from);
+	bool is = shared_known(&domains[d], fingerprint), mapped = false;
 
 	for (unsigned int i = 0; i < nr_mappings; i++)
 		mapped |= mappings[i].domain == &domains[d] &&
-			  fingerprint_of(mappings[i].page->content) == fingerprint_of(content);
+			  has_fingerprint(mappings[i].page->content, fingerprint);
 	CHECK(!is || mapped);
+}
+
+/* A page is found not to equal one that has its fingerprint. */
+static void mark(unsigned int d, u32 content)
+{
+	struct page page = page_of(content);
+	u64 sample;
+
+	sample_mark(&domains[d], &mm, &page, fingerprint_page(&domains[d], &page));
+	if (sample_of_marked(&domains[d], &page, &sample))
+		CHECK(fingerprint_page(&domains[d], &page) == hash_page(&page, 0));
+	else
+		CHECK(unit_fails, "not marked");
+}
+
+/* Forget which samples are marked: the next ones share a domain's number, and its pages. */
+static void unmark(unsigned int d)
+{
+	samples_free(&domains[d]);
+	memset(domains[d].marks, 0, sizeof(domains[d].marks));
+	domains[d].has_marks = false;
 }
 
 static void create(unsigned int d, u32 content)
 {
-	struct page from = { .content = content, .refs = 1 };
+	struct page from = page_of(content);
 	unsigned long before = shared_count();
 	struct page *page;
 
@@ -158,8 +203,8 @@ static void sweep(void)
 static void step(void)
 {
 	unsigned int d = unit_below(DOMAINS);
-	/* Of two there are so many that pages are full. */
-	u32 content = unit_below(unit_below(2) ? 2 : CONTENTS);
+	/* Of two there are so many that pages are full; of some, that they may be alone. */
+	u32 content = unit_below(unit_below(2) ? 2 : unit_below(2) ? 12 : CONTENTS);
 
 	switch (unit_below(64)) {
 	case 0:
@@ -174,6 +219,14 @@ static void step(void)
 		break;
 	case 3:
 		known(d, content);
+		break;
+	case 57:
+		if (!unit_below(50))
+			mark(d, content);
+		break;
+	case 58:
+		if (!unit_below(20))
+			unmark(d);
 		break;
 	case 4 ... 11:
 		create(d, content);
@@ -206,6 +259,7 @@ static void run(unsigned int number, const char *name, unsigned int fails, bool 
 	long before = unit_allocated;
 
 	shared = 0;
+	alone = 0;
 	refused = 0;
 	full = 0;
 	failed = 0;
@@ -217,6 +271,9 @@ static void run(unsigned int number, const char *name, unsigned int fails, bool 
 		step();
 	unit_fails = 0;
 	unit_busy = false;
+	for (unsigned int d = 0; d < DOMAINS; d++)
+		unmark(d);
+	CHECK(!samples_bytes());
 	/* One that is full: the next lookup does not find it. */
 	while (nr_mappings)
 		unmap(nr_mappings - 1);
@@ -235,8 +292,10 @@ static void run(unsigned int number, const char *name, unsigned int fails, bool 
 		unmap(nr_mappings - 1);
 	sweep();
 	/* So many contents of one fingerprint are not chance. */
-	for (unsigned int i = 0; i <= INDEX_TRIES; i++)
+	for (unsigned int i = 0; i <= INDEX_TRIES; i++) {
 		create(0, i << FINGERPRINT_BITS);
+		unmark(0);
+	}
 	CHECK(nr_mappings == INDEX_TRIES, "%u contents of one fingerprint", nr_mappings);
 	for (unsigned int i = 0; i < INDEX_TRIES; i++)
 		look_up(0, i << FINGERPRINT_BITS, true);
@@ -249,8 +308,8 @@ static void run(unsigned int number, const char *name, unsigned int fails, bool 
 	CHECK(unit_allocated == before, "%ld allocations are left", unit_allocated - before);
 	CHECK(shared > STEPS / 100 && full && failed, "too little happened: %lu %lu %lu", shared, full,
 	      failed);
-	UNIT_OK(number, "%s: found %lu times, not though alone %lu times, not made %lu times", name,
-		shared, refused, failed);
+	UNIT_OK(number, "%s: found %lu times, of %lu alone not %lu times, not made %lu times", name,
+		shared, alone, refused, failed);
 }
 
 int main(void)
