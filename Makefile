@@ -52,7 +52,7 @@ module: $(KDIR)/Makefile
 	@test -n "$(OUT)" || { echo "make module KDIR=DIR OUT=DIR: OUT= is missing" >&2; exit 1; }
 	mkdir -p $(OUT)
 	cp -pu --parents $(MODULE_SOURCES) $(OUT)/
-	+$(KMAKE) M=$(abspath $(OUT)) W=1 KCFLAGS=-Werror EXTRA_SYMBOL=$(EXTRA_SYMBOL) RACE_DELAY=$(RACE_DELAY) \
+	+$(KMAKE) M=$(abspath $(OUT)) W=1 KCFLAGS=-Werror EXTRA_SYMBOL=$(EXTRA_SYMBOL) FEW_BITS=$(FEW_BITS) RACE_DELAY=$(RACE_DELAY) \
 		ALLOW_UNKNOWN_KERNEL=$(ALLOW_UNKNOWN_KERNEL) $(MODULE_FLAGS) modules
 	$(CHECK_BRANCHES) $(OUT)
 
@@ -61,7 +61,7 @@ KERNELS := $(if $(filter modules,$(MAKECMDGOALS)),$(shell scripts/kernel gate))
 # and of those that run all tests
 FULL := $(foreach kernel,$(KERNELS),$(if $(filter part,$(shell scripts/kernel gate $(kernel))),,$(kernel)))
 PHONY += modules
-modules: $(KERNELS:%=module-%) $(FULL:%=missing-%) $(FULL:%=notifier-%) \
+modules: $(KERNELS:%=module-%) $(FULL:%=missing-%) $(FULL:%=few-%) $(FULL:%=notifier-%) \
 	 $(FULL:%=coherent-%) $(FULL:%=gup-%)
 
 module-for = $(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) KMAKE='scripts/kernel make $*'
@@ -74,6 +74,16 @@ module-%: setup-%
 missing-%: module-%
 	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*) EXTRA_SYMBOL=ksmdev_no_such_function
 	@mv build/$*/ksmdev.ko build/$*/ksmdev-missing.ko
+	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*)
+
+# Fingerprints of so few bits that many contents have the same: for tests/collisions_test.c. After
+# the one before, not beside it: both are made in the same place.
+FEW := 13 16
+few-%: missing-%
+	+@for bits in $(FEW); do \
+		$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*) FEW_BITS=$$bits && \
+		mv build/$*/ksmdev.ko build/$*/ksmdev-few-$$bits.ko || exit 1; \
+	done
 	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*)
 
 # Modules that tests/notifier_test.c and tests/coherent_test.c load.
