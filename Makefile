@@ -64,27 +64,28 @@ PHONY += modules
 modules: $(KERNELS:%=module-%) $(FULL:%=missing-%) $(FULL:%=few-%) $(FULL:%=notifier-%) \
 	 $(FULL:%=coherent-%) $(FULL:%=gup-%)
 
-module-for = $(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) KMAKE='scripts/kernel make $*'
+module-for = $(MAKE) --no-print-directory module KDIR=$$(scripts/kernel kdir $*) KMAKE='scripts/kernel make $*' \
+	OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*)
 
 module-%: setup-%
-	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*)
+	+@$(module-for)
 
 # Wants a function that no kernel has: for the test that it is refused. One object differs: it is
 # made in place of the real one, which comes back.
 missing-%: module-%
-	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*) EXTRA_SYMBOL=ksmdev_no_such_function
+	+@$(module-for) EXTRA_SYMBOL=ksmdev_no_such_function
 	@mv build/$*/ksmdev.ko build/$*/ksmdev-missing.ko
-	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*)
+	+@$(module-for)
 
 # Fingerprints of so few bits that many contents have the same: for tests/collisions_test.c. After
 # the one before, not beside it: both are made in the same place.
 FEW := 13 16
 few-%: missing-%
 	+@for bits in $(FEW); do \
-		$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*) FEW_BITS=$$bits && \
+		$(module-for) FEW_BITS=$$bits && \
 		mv build/$*/ksmdev.ko build/$*/ksmdev-few-$$bits.ko || exit 1; \
 	done
-	+@$(module-for) OUT=build/$* RACE_DELAY=$(filter debug debug-%,$*)
+	+@$(module-for)
 
 # Modules that tests/notifier_test.c and tests/coherent_test.c load.
 define device-module

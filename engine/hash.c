@@ -14,9 +14,9 @@
 
 #include "../include/engine.h"
 #include "../include/hash.h"
+#include "../include/mm.h"
 
 #define PAGE_WORDS	(PAGE_SIZE / sizeof(u64))
-#define LINE_WORDS	(64 / sizeof(u64))
 
 /* As many as a processor fetches side by side; more cost time, and fewer tell less. */
 #define SAMPLE_LINES	4
@@ -43,12 +43,6 @@ static unsigned __int128 sum_of_line(const u64 *word, const u64 *number)
 	       (unsigned __int128)(word[2] + number[2]) * (word[3] + number[3]) +
 	       (unsigned __int128)(word[4] + number[4]) * (word[5] + number[5]) +
 	       (unsigned __int128)(word[6] + number[6]) * (word[7] + number[7]);
-}
-
-static u64 line_differs(const u64 *p, const u64 *q)
-{
-	return (p[0] ^ q[0]) | (p[1] ^ q[1]) | (p[2] ^ q[2]) | (p[3] ^ q[3]) |
-	       (p[4] ^ q[4]) | (p[5] ^ q[5]) | (p[6] ^ q[6]) | (p[7] ^ q[7]);
 }
 
 static u64 finish(unsigned __int128 sum, u32 domain, bool whole)
@@ -97,7 +91,7 @@ u64 hash_page(struct page *page, u32 domain)
 	unsigned __int128 sum = 0;
 	unsigned int i;
 
-	for (i = 0; i < PAGE_WORDS; i += LINE_WORDS)
+	for (i = 0; i < PAGE_WORDS; i += KSMDEV_LINE_WORDS)
 		sum += sum_of_line(word + i, hash_numbers + i);
 	kunmap_local(word);
 	return finish(sum, domain, true);
@@ -128,7 +122,7 @@ static bool same_lines(struct page *a, struct page *b, unsigned int nr)
 	unsigned int i;
 
 	for (i = 0; i < nr; i++)
-		differs |= line_differs(word_a + sample_lines[i], word_b + sample_lines[i]);
+		differs |= ksmdev_line_differs(word_a + sample_lines[i], word_b + sample_lines[i]);
 	kunmap_local(word_b);
 	kunmap_local(word_a);
 	return !differs;
@@ -174,6 +168,6 @@ void ksmdev_hash_init(void)
 	get_random_bytes(hash_numbers, sizeof(hash_numbers));
 	get_random_bytes(&hash_key, sizeof(hash_key));
 	for (i = 0; i < SAMPLE_LINES; i++)
-		sample_lines[i] = i * SAMPLE_STEP + LINE_WORDS *
-				  reciprocal_scale(get_random_u32(), SAMPLE_STEP / LINE_WORDS);
+		sample_lines[i] = i * SAMPLE_STEP + KSMDEV_LINE_WORDS *
+			reciprocal_scale(get_random_u32(), SAMPLE_STEP / KSMDEV_LINE_WORDS);
 }

@@ -158,6 +158,27 @@ static inline void ksmdev_race_delay(void)
 }
 #endif
 
+/*
+ * Words of a cache line: one branch for each is all that comparing pages takes. The
+ * kernel's memcmp() compares word by word, or byte by byte where the architecture
+ * does not say that unaligned words are cheap.
+ */
+#define KSMDEV_LINE_WORDS 8
+
+/**
+ * ksmdev_line_differs() - compare two cache lines
+ * @p: one
+ * @q: the other
+ *
+ * Context: Any.
+ * Return: 0 if they are equal.
+ */
+static inline u64 ksmdev_line_differs(const u64 *p, const u64 *q)
+{
+	return (p[0] ^ q[0]) | (p[1] ^ q[1]) | (p[2] ^ q[2]) | (p[3] ^ q[3]) |
+	       (p[4] ^ q[4]) | (p[5] ^ q[5]) | (p[6] ^ q[6]) | (p[7] ^ q[7]);
+}
+
 /* Content. mm/kpage.c */
 bool ksmdev_page_is_zero(struct page *page);
 void ksmdev_prefetch_page(struct page *page);

@@ -378,22 +378,9 @@ bool ksmdev_kpage_pins(unsigned long pfn, unsigned long nr)
 	return false;
 }
 
-/*
- * Words of a cache line: one branch for each is all that the loops below take. The
- * kernel's memcmp() compares word by word, or byte by byte where the architecture
- * does not say that unaligned words are cheap.
- */
-#define LINE_WORDS 8
-
 static u64 line_or(const u64 *p)
 {
 	return p[0] | p[1] | p[2] | p[3] | p[4] | p[5] | p[6] | p[7];
-}
-
-static u64 line_differs(const u64 *p, const u64 *q)
-{
-	return (p[0] ^ q[0]) | (p[1] ^ q[1]) | (p[2] ^ q[2]) | (p[3] ^ q[3]) |
-	       (p[4] ^ q[4]) | (p[5] ^ q[5]) | (p[6] ^ q[6]) | (p[7] ^ q[7]);
 }
 
 /**
@@ -408,7 +395,7 @@ bool ksmdev_page_is_zero(struct page *page)
 	const u64 *data = kmap_local_page(page);
 	unsigned int i;
 
-	for (i = 0; i < PAGE_SIZE / sizeof(u64); i += LINE_WORDS)
+	for (i = 0; i < PAGE_SIZE / sizeof(u64); i += KSMDEV_LINE_WORDS)
 		if (line_or(data + i))
 			break;
 	kunmap_local(data);
@@ -451,8 +438,8 @@ bool ksmdev_pages_identical(struct page *a, struct page *b)
 	const u64 *data_b = kmap_local_page(b);
 	unsigned int i;
 
-	for (i = 0; i < PAGE_SIZE / sizeof(u64); i += LINE_WORDS)
-		if (line_differs(data_a + i, data_b + i))
+	for (i = 0; i < PAGE_SIZE / sizeof(u64); i += KSMDEV_LINE_WORDS)
+		if (ksmdev_line_differs(data_a + i, data_b + i))
 			break;
 	kunmap_local(data_b);
 	kunmap_local(data_a);
